@@ -1,0 +1,93 @@
+"""Every exception and warning that xpnet raises, as one tree.
+
+::
+
+    XpnetError
+    ├── ArgumentError            (ValueError)    an argument has a value that cannot be used
+    │   └── UnknownArgumentError (TypeError)     there is no argument of that name
+    ├── DataError                (ValueError)    X, Y or a weight cannot be learned from
+    │   ├── ShapeError                           shapes that do not fit each other
+    │   └── TargetError                          Y does not fit the task
+    ├── ActivationError          (ValueError)    a user's g and dg do not belong together
+    ├── DivergedError            (ArithmeticError)  the cost or the parameters left the finite numbers
+    ├── DeviceError              (RuntimeError)
+    │   ├── DeviceUnavailableError               the device asked for cannot be used here, and why
+    │   └── DeviceMismatchError  (ValueError)    arrays that live in two places
+    ├── FileFormatError          (ValueError)    a file is damaged, foreign or too new
+    ├── CheckpointError          (ValueError)    a checkpoint belongs to another fit
+    └── MissingPackageError      (ImportError)   an optional package is needed, and which extra brings it
+
+    XpnetWarning                 (UserWarning)
+    ├── DeviceFallbackWarning                    CUDA was asked for, the CPU is used
+    └── ScaleWarning                             features whose sizes slow training down
+
+Each also inherits from the built-in that people catch, so ``except ValueError`` does what it says.
+"""
+
+
+class XpnetError(Exception):
+    """Base of everything that xpnet raises on purpose."""
+
+
+class ArgumentError(XpnetError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class UnknownArgumentError(ArgumentError, TypeError):
+    """There is no argument of that name."""
+
+
+class DataError(XpnetError, ValueError):
+    """X, Y or a weight cannot be learned from."""
+
+
+class ShapeError(DataError):
+    """Shapes that do not fit each other."""
+
+
+class TargetError(DataError):
+    """Y does not fit the task."""
+
+
+class ActivationError(XpnetError, ValueError):
+    """A user's ``g`` and ``dg`` do not belong together."""
+
+
+class DivergedError(XpnetError, ArithmeticError):
+    """The cost or the parameters left the finite numbers."""
+
+
+class DeviceError(XpnetError, RuntimeError):
+    """Something about where arrays live."""
+
+
+class DeviceUnavailableError(DeviceError):
+    """The device asked for cannot be used here; the message names the cause and the mend."""
+
+
+class DeviceMismatchError(DeviceError, ValueError):
+    """Arrays that should be together live in two namespaces or on two devices."""
+
+
+class FileFormatError(XpnetError, ValueError):
+    """A file is damaged, is not xpnet's, or was written by a later version."""
+
+
+class CheckpointError(XpnetError, ValueError):
+    """A checkpoint belongs to another fit: other data or other arguments."""
+
+
+class MissingPackageError(XpnetError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+
+class XpnetWarning(UserWarning):
+    """Base of everything that xpnet warns of."""
+
+
+class DeviceFallbackWarning(XpnetWarning):
+    """CUDA was asked for and cannot be used; the CPU is used instead."""
+
+
+class ScaleWarning(XpnetWarning):
+    """Features are so large or so small that gradient descent will crawl."""
