@@ -1,0 +1,254 @@
+"""Optimizers: pairs of pure functions over one flat parameter vector.
+
+``init(theta, xp=)`` makes the state and ``update(theta, state, evaluate, learning_rate=, xp=)`` takes one step. An
+update *asks* for the mean cost and its gradient, ``evaluate(theta) -> (cost, gradient)``, where it wants them: gradient
+descent once, a line search as often as it must. It returns ``(theta, state, cost)``, the cost being the one before the
+step. States are named tuples of arrays and numbers, which is what a checkpoint writes.
+
+References
+----------
+.. [1] A. Ng, Deep Learning Specialization, course 1, week 3 (gd) and course 2, week 2 (momentum, adam).
+.. [2] D. Kingma, J. Ba, Adam: a method for stochastic optimization, 2015, algorithm 1.
+.. [3] J. Nocedal, S. Wright, Numerical Optimization, 2006, algorithm 7.4 (two loops).
+.. [4] A. Lewis, M. Overton, Nonsmooth optimization via quasi-Newton methods, 2013, algorithm 2.6 (the line search).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+from xpnet.arguments import choice, real, whole
+from xpnet.errors import ArgumentError
+from xpnet.typing import Array, Namespace
+
+Evaluate: TypeAlias = Callable[[Array], tuple[Array, Array]]
+"""``theta -> (cost, gradient)``: means over the columns of a batch, with the penalty."""
+
+Schedule: TypeAlias = float | Callable[[int], float]
+"""A learning rate, or ``epoch -> learning rate``; the first epoch is 0."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A way to step downhill.
+
+    Attributes
+    ----------
+    name : str
+        ``"gd"``, ``"momentum"``, ``"adam"``, ``"lbfgs"`` or one's own.
+    init, update : callable
+        The pair described in `xpnet.optimizers`.
+    learning_rate : float or callable
+        α, or ``epoch -> α``.
+    full_batch : bool
+        Whether each step must see all examples.
+    """
+
+    name: str
+    init: Callable[..., Any]
+    update: Callable[..., tuple[Array, Any, Array]]
+    learning_rate: Schedule
+    full_batch: bool = False
+
+    def rate(self, epoch: int) -> float:
+        """Return α of this epoch.
+
+        Raises
+        ------
+        ArgumentError
+            The schedule returned something that is not a positive, finite number.
+        """
+        if callable(self.learning_rate):
+            return real(f"learning_rate({epoch})", self.learning_rate(epoch), above=0.0)
+        return self.learning_rate
+
+
+def _rate(learning_rate: Schedule) -> Schedule:
+    return learning_rate if callable(learning_rate) else real("learning_rate", learning_rate, above=0.0)
+
+
+class Stateless(NamedTuple):
+    """Plain gradient descent remembers nothing."""
+
+
+def gd(learning_rate: Schedule = 0.1) -> Optimizer:
+    """Return gradient descent, the lecture's update ``θ := θ − α dθ`` [1]_."""
+
+    def init(theta: Array, *, xp: Namespace) -> Stateless:
+        return Stateless()
+
+    def update(theta: Array, state: Stateless, evaluate: Evaluate, *, learning_rate: float, xp: Namespace) -> Any:
+        cost, gradient = evaluate(theta)
+        return theta - learning_rate * gradient, state, cost
+
+    return Optimizer("gd", init, update, _rate(learning_rate))
+
+
+class Velocity(NamedTuple):
+    """Momentum's memory: v, the average of past gradients, ``(count,)``."""
+
+    v: Array
+
+
+def momentum(learning_rate: Schedule = 0.1, beta: float = 0.9) -> Optimizer:
+    """Return gradient descent with momentum: ``v := β v + (1 − β) dθ``, ``θ := θ − α v`` [1]_.
+
+    PyTorch's form has no ``1 − β``: its learning rate is this one times ``1 − β``.
+    """
+    beta = real("beta", beta, low=0.0, below=1.0)
+
+    def init(theta: Array, *, xp: Namespace) -> Velocity:
+        return Velocity(xp.zeros_like(theta))
+
+    def update(theta: Array, state: Velocity, evaluate: Evaluate, *, learning_rate: float, xp: Namespace) -> Any:
+        cost, gradient = evaluate(theta)
+        v = beta * state.v + (1.0 - beta) * gradient
+        return theta - learning_rate * v, Velocity(v), cost
+
+    return Optimizer("momentum", init, update, _rate(learning_rate))
+
+
+class Moments(NamedTuple):
+    """Adam's memory: the averages of gradients and of their squares, ``(count,)`` each, and the steps taken."""
+
+    v: Array
+    s: Array
+    t: int
+
+
+def adam(learning_rate: Schedule = 1e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
+    """Return Adam with bias correction: ``θ := θ − α v̂ / (√ŝ + ε)`` [2]_, in the course's letters v and s [1]_."""
+    beta1, beta2 = real("beta1", beta1, low=0.0, below=1.0), real("beta2", beta2, low=0.0, below=1.0)
+    epsilon = real("epsilon", epsilon, above=0.0)
+
+    def init(theta: Array, *, xp: Namespace) -> Moments:
+        return Moments(xp.zeros_like(theta), xp.zeros_like(theta), 0)
+
+    def update(theta: Array, state: Moments, evaluate: Evaluate, *, learning_rate: float, xp: Namespace) -> Any:
+        cost, gradient = evaluate(theta)
+        t = state.t + 1
+        v = beta1 * state.v + (1.0 - beta1) * gradient
+        s = beta2 * state.s + (1.0 - beta2) * (gradient * gradient)
+        # Both corrections are scalars: one on the step, one on the root, instead of two more arrays.
+        step = learning_rate / (1.0 - beta1**t)
+        root = xp.sqrt(s) * (1.0 / math.sqrt(1.0 - beta2**t)) + epsilon
+        return theta - step * v / root, Moments(v, s, t), cost
+
+    return Optimizer("adam", init, update, _rate(learning_rate))
+
+
+class Curvature(NamedTuple):
+    """L-BFGS's memory: the last steps and the changes of gradient that they made, and where the search stands."""
+
+    steps: Array
+    changes: Array
+    cost: Array
+    gradient: Array
+    known: int
+
+
+def lbfgs(learning_rate: Schedule = 1.0, memory: int = 10) -> Optimizer:
+    """Return limited-memory BFGS [3]_ with a line search for the weak Wolfe conditions [4]_; full batch.
+
+    The weak conditions and bisection, rather than the strong ones and cubics: they hold on relu's corners too, in ten
+    lines. ``learning_rate`` is the first step length tried, 1 being Newton's.
+    """
+    memory = whole("memory", memory, low=1)
+
+    def init(theta: Array, *, xp: Namespace) -> Curvature:
+        nothing = xp.reshape(theta, (1, -1))[:0, :]
+        nowhere = xp.zeros_like(theta)
+        return Curvature(nothing, nothing, xp.sum(nowhere), nowhere, 0)
+
+    def update(theta: Array, state: Curvature, evaluate: Evaluate, *, learning_rate: float, xp: Namespace) -> Any:
+        cost, gradient, steps, changes = state.cost, state.gradient, state.steps, state.changes
+        if not state.known:
+            cost, gradient = evaluate(theta)
+        direction = -_two_loops(gradient, steps, changes, xp=xp)
+        slope = _dot(gradient, direction, xp=xp)
+        if not slope < 0.0:  # rounding has spoiled the memory: start again from steepest descent
+            steps, changes = steps[:0, :], changes[:0, :]
+            direction, slope = -gradient, -_dot(gradient, gradient, xp=xp)
+        length = learning_rate
+        if steps.shape[0] == 0:  # no curvature known yet: a step of length one at most
+            length = learning_rate / max(1.0, math.sqrt(-slope))
+        found = _search(evaluate, theta, direction, float(cost), slope, length, xp=xp)
+        if found is None:
+            return theta, Curvature(steps[:0, :], changes[:0, :], cost, gradient, 1), cost
+        new_theta, new_cost, new_gradient = found
+        step, change = new_theta - theta, new_gradient - gradient
+        if _dot(step, change, xp=xp) > 0.0:
+            oldest = max(0, int(steps.shape[0]) + 1 - memory)
+            steps = xp.concat([steps, xp.reshape(step, (1, -1))])[oldest:, :]
+            changes = xp.concat([changes, xp.reshape(change, (1, -1))])[oldest:, :]
+        return new_theta, Curvature(steps, changes, new_cost, new_gradient, 1), cost
+
+    return Optimizer("lbfgs", init, update, _rate(learning_rate), full_batch=True)
+
+
+def _dot(left: Array, right: Array, *, xp: Namespace) -> float:
+    return float(xp.sum(left * right))
+
+
+def _two_loops(gradient: Array, steps: Array, changes: Array, *, xp: Namespace) -> Array:
+    """Return the inverse Hessian's estimate times the gradient: algorithm 7.4 of [3]_."""
+    q, kept = gradient, []
+    for i in range(steps.shape[0] - 1, -1, -1):
+        s, y = steps[i, :], changes[i, :]
+        rho = 1.0 / _dot(s, y, xp=xp)
+        a = rho * _dot(s, q, xp=xp)
+        q = q - a * y
+        kept.append((s, y, rho, a))
+    if kept:
+        s, y, rho, _ = kept[0]
+        q = q * (1.0 / (rho * _dot(y, y, xp=xp)))
+    for s, y, rho, a in reversed(kept):
+        q = q + (a - rho * _dot(y, q, xp=xp)) * s
+    return q
+
+
+_SUFFICIENT, _CURVATURE, _TRIALS = 1e-4, 0.9, 30
+
+
+def _search(
+    evaluate: Evaluate, theta: Array, direction: Array, cost: float, slope: float, length: float, *, xp: Namespace
+) -> tuple[Array, Array, Array] | None:
+    """Return the next point, its cost and gradient, by bisection [4]_; None when no point tried is lower."""
+    low, high, lowest = 0.0, math.inf, None
+    for _ in range(_TRIALS):
+        trial = theta + length * direction
+        trial_cost, trial_gradient = evaluate(trial)
+        if not float(trial_cost) <= cost + _SUFFICIENT * length * slope:  # too far, or not finite
+            high = length
+        else:
+            if float(trial_cost) < cost:
+                lowest = (trial, trial_cost, trial_gradient)
+            if _dot(trial_gradient, direction, xp=xp) >= _CURVATURE * slope:
+                return lowest
+            low = length
+        length = 2.0 * low if high == math.inf else 0.5 * (low + high)
+    return lowest
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"gd": gd, "momentum": momentum, "adam": adam, "lbfgs": lbfgs}
+"""The optimizers that come with xpnet, by name."""
+
+
+def resolve(optimizer: str | Optimizer, learning_rate: Schedule | None = None) -> Optimizer:
+    """Return the optimizer of that name, with `learning_rate` in place of its own when one is given.
+
+    Raises
+    ------
+    ArgumentError
+        There is no optimizer of that name, or the learning rate is not a positive number or a function.
+    """
+    if not isinstance(optimizer, Optimizer):
+        if not isinstance(optimizer, str):
+            raise ArgumentError(
+                f"optimizer must be a name or made by xpnet.optimizers, such as xpnet.optimizers.adam(); it is "
+                f"{optimizer!r}."
+            )
+        name = choice("optimizer", optimizer, tuple(OPTIMIZERS), or_else="made by xpnet.optimizers")
+        optimizer = OPTIMIZERS[name]()
+    return optimizer if learning_rate is None else replace(optimizer, learning_rate=_rate(learning_rate))
