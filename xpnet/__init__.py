@@ -1,0 +1,31 @@
+"""Neural networks from ten equations, written once for NumPy on a CPU and CuPy on a GPU.
+
+>>> import xpnet
+>>> X, Y = xpnet.datasets.flower()            # X (2, 400): examples are columns
+>>> net = xpnet.fit(X, Y, hidden=16, activation="tanh", optimizer="lbfgs", random_state=0)
+>>> net.score(X, Y) > 0.9
+True
+"""
+
+from xpnet import activations, datasets, errors, initializers, optimizers
+from xpnet.activations import Activation
+from xpnet.data import Loader
+from xpnet.device import devices
+from xpnet.network import Network, load
+from xpnet.training import fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Activation",
+    "Loader",
+    "Network",
+    "activations",
+    "datasets",
+    "devices",
+    "errors",
+    "fit",
+    "initializers",
+    "load",
+    "optimizers",
+]

@@ -1,0 +1,615 @@
+"""Where X comes from, in which order its examples are met, and the batches that training sees.
+
+Inside, an example's numbers lie together in memory: a batch is ``rows[order].T``, ``(n_x, b)``, for gathering rows of
+C-ordered data is 60 times faster than gathering its columns. The order is a function of the shape, the seed and the
+epoch alone, so every device meets the same examples in the same order.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import array_api_compat
+import numpy as np
+import numpy.typing as npt
+
+from xpnet import device as devices
+from xpnet.arguments import choice, true_or_false, whole
+from xpnet.device import Place
+from xpnet.errors import ArgumentError, DataError, ShapeError
+from xpnet.typing import Array
+
+RUN = 4_096
+"""Consecutive examples that are read together when data is too large for one permutation."""
+
+WINDOW = 2**24
+"""Numbers of X (64 MiB in float32) that are shuffled together when data is too large for one permutation."""
+
+PERMUTED = 2**28
+"""Up to this many numbers of X (1 GiB in float32), every epoch is one permutation of all examples."""
+
+READ = 2**22
+"""Numbers of X that are read, checked or converted at a time."""
+
+T = TypeVar("T")
+
+
+class Piece(NamedTuple):
+    """Some columns on the device, ready for the equations.
+
+    Attributes
+    ----------
+    X : (n_x, b) float array
+    Y : (n_y, b) float array
+    weight : (1, b) float array or None
+    """
+
+    X: Array
+    Y: Array
+    weight: Array | None
+
+
+class Batch(NamedTuple):
+    """The columns of one step, in pieces that can be gone through again."""
+
+    pieces: Iterable[Piece]
+    columns: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Examples that can be read in slices, wherever they are kept.
+
+    Attributes
+    ----------
+    n_features, n_examples : int
+        n_x and m.
+    place : Place
+        Where slices come out.
+    in_memory : bool
+        False for files: memmaps, h5py, zarr and their like, which are read a few blocks at a time.
+    names : tuple of str or None
+        The features' names, when a table has them.
+    read : callable
+        ``read(start, stop)``, the examples' rows, ``(stop - start, n_x)``.
+    """
+
+    n_features: int
+    n_examples: int
+    place: Place
+    in_memory: bool
+    names: tuple[str, ...] | None
+    read: Callable[[int, int], Array]
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Yield the bounds of slices of about `READ` numbers."""
+        step = max(1, READ // self.n_features)
+        for start in range(0, self.n_examples, step):
+            yield start, min(start + step, self.n_examples)
+
+    def subset(self, selection: npt.NDArray[np.int64]) -> "Source":
+        """Return the source of the selected examples only; `selection` is in rising order."""
+
+        def read(start: int, stop: int) -> Array:
+            chosen = selection[start:stop]
+            if chosen.size == 0:
+                return self.read(0, 0)
+            rows = self.read(int(chosen[0]), int(chosen[-1]) + 1)
+            return self.place.xp.take(rows, self.place.asarray(chosen - chosen[0]), axis=0)
+
+        return replace(self, n_examples=int(selection.size), read=read)
+
+    def feature(self, number: int) -> str:
+        """Return how messages call this feature."""
+        return f"feature {number} ({self.names[number]!r})" if self.names else f"feature {number}"
+
+
+def source(X: Any, *, examples: str = "columns", name: str = "X") -> Source:
+    """Return `X` as a source.
+
+    Parameters
+    ----------
+    X : array, memmap, h5py or zarr array, table, nested list of numbers, or a list of these
+        ``(n_x, m)``, or ``(m, n_x)`` with ``examples="rows"``; real numbers. Several are joined along m.
+    examples : {"columns", "rows"}
+        Which way the examples lie.
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    DataError
+        It is empty, complex, or not numbers.
+    ShapeError
+        It is not 2-D, or the parts have different features.
+    """
+    choice("examples", examples, ("columns", "rows"))
+    if isinstance(X, list | tuple) and X and all(hasattr(part, "shape") and len(part.shape) == 2 for part in X):
+        return _joined([_one(part, examples, f"{name}[{i}]") for i, part in enumerate(X)], list(X), name)
+    return _one(X, examples, name)
+
+
+def _one(X: Any, examples: str, name: str) -> Source:
+    names = _column_names(X)
+    if names is not None:
+        if examples != "rows":
+            raise ShapeError(f'{name} is a table, whose examples are rows. Pass examples="rows".')
+        X = _table_values(X, names, name)
+    elif not hasattr(X, "shape"):
+        X = _from_lists(X, name)
+    elif not hasattr(X, "__getitem__") or not hasattr(X, "dtype"):
+        raise DataError(f"{name} must be an array of numbers, (n_x, m); it is a {type(X).__name__}.")
+    shape = tuple(X.shape)
+    if len(shape) != 2:
+        example, feature = (f"{name}[:, None]", f"{name}[None, :]")
+        hint = f" One example is {example}; one feature is {feature}." if len(shape) == 1 else ""
+        raise ShapeError(f"{name} must be 2-D, (n_x, m), one column an example; its shape is {shape}.{hint}")
+    rows = examples == "rows"
+    n_examples, n_features = shape if rows else shape[::-1]
+    if 0 in shape:
+        raise DataError(f"{name} must hold at least one example and one feature; its shape is {shape}.")
+    _check_numeric(X, name)
+    place = devices.place_of(X)
+    in_memory = array_api_compat.is_array_api_obj(X) and not isinstance(X, np.memmap)
+
+    def read(start: int, stop: int) -> Array:
+        part = X[start:stop, :] if rows else X[:, start:stop]
+        if not array_api_compat.is_array_api_obj(part) or isinstance(part, np.memmap):
+            part = np.asarray(part)
+        return part if rows else place.xp.matrix_transpose(part)
+
+    return Source(int(n_features), int(n_examples), place, in_memory, names, read)
+
+
+def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
+    first = parts[0]
+    for i, part in enumerate(parts):
+        if part.n_features != first.n_features:
+            raise ShapeError(
+                f"The parts of {name} must have the same features; {name}[0] has {first.n_features}, "
+                f"{name}[{i}] has {part.n_features}."
+            )
+    devices.same_place(*((f"{name}[{i}]", array) for i, array in enumerate(arrays)))
+    ends = np.cumsum([part.n_examples for part in parts])
+
+    def read(start: int, stop: int) -> Array:
+        found: list[Array] = []
+        for part, end in zip(parts, ends, strict=True):
+            begin = int(end) - part.n_examples
+            low, high = max(start, begin), min(stop, int(end))
+            if low < high or (low == high and not found and part is parts[-1]):
+                found.append(part.read(low - begin, high - begin))
+        return found[0] if len(found) == 1 else first.place.xp.concat(found)
+
+    in_memory = all(part.in_memory for part in parts)
+    return replace(first, n_examples=int(ends[-1]), in_memory=in_memory, read=read)
+
+
+def _column_names(X: Any) -> tuple[str, ...] | None:
+    """Return the columns' names of a pandas, polars or pyarrow table; None for anything else."""
+    names = getattr(X, "column_names", None) or (getattr(X, "columns", None) if hasattr(X, "to_numpy") else None)
+    return None if names is None or isinstance(names, str) else tuple(str(name) for name in names)
+
+
+def _table_values(X: Any, names: tuple[str, ...], name: str) -> npt.NDArray[Any]:
+    columns = [np.asarray(X[key]) for key in (X.columns if hasattr(X, "to_numpy") else X.column_names)]
+    wrong = [repr(key) for key, column in zip(names, columns, strict=True) if column.dtype.kind not in "biuf"]
+    if wrong:
+        raise DataError(
+            f"The columns of {name} must be numbers; {', '.join(wrong[:8])} {'is' if len(wrong) == 1 else 'are'} not. "
+            "Drop them or encode them as numbers."
+        )
+    return np.column_stack(columns)
+
+
+def _from_lists(X: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(X)
+    except ValueError as error:
+        raise ShapeError(
+            f"{name} must be an array of numbers, (n_x, m); it is a {type(X).__name__} whose rows differ in length."
+        ) from error
+
+
+def _check_numeric(X: Any, name: str) -> None:
+    kind = devices.dtype_name(X)
+    if kind.startswith("complex"):
+        raise DataError(f"{name} must be real numbers; it is {kind}. Pass its real and imaginary parts as features.")
+    if not kind.startswith(("float", "bfloat", "int", "uint", "bool")):
+        raise DataError(f"{name} must be numbers; its dtype is {kind}. Encode words as numbers, or cast with astype.")
+
+
+# Order ----------------------------------------------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    """Examples that are shuffled together.
+
+    Attributes
+    ----------
+    runs : list of (start, stop)
+        Consecutive examples, to be read one after another.
+    order : (k,) int64 array
+        The order in which the k examples read are met.
+    """
+
+    runs: list[tuple[int, int]]
+    order: npt.NDArray[np.int64]
+
+
+def windows(m: int, n_x: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> Iterator[Window]:
+    """Yield the order in which one epoch meets m examples.
+
+    Up to `PERMUTED` numbers it is one permutation of all of them. Larger data is cut into runs of `RUN` consecutive
+    examples; the runs are taken in random order, as many at a time as make `WINDOW` numbers or one batch, and the
+    examples of each such window are permuted. Nothing here depends on where the data is kept.
+    """
+    generator = np.random.default_rng([seed, 1, epoch])
+    if m * n_x <= PERMUTED:
+        yield Window([(0, m)], generator.permutation(m) if shuffle else np.arange(m))
+        return
+    starts = np.arange(0, m, RUN)
+    if shuffle:
+        starts = generator.permutation(starts)
+    runs_at_once = max(1, -(-batch_size // RUN), WINDOW // (n_x * RUN))
+    for i in range(0, starts.size, runs_at_once):
+        runs = [(int(start), min(int(start) + RUN, m)) for start in starts[i : i + runs_at_once]]
+        size = sum(stop - start for start, stop in runs)
+        yield Window(runs, generator.permutation(size) if shuffle else np.arange(size))
+
+
+def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """Yield from `items`, making up to `depth` of them in advance on another thread."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="xpnet-read") as reader:
+        waiting = deque(reader.submit(next, items, end) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(reader.submit(next, items, end))
+            yield item  # type: ignore[misc]  # `end` is the only thing in the queue that is not a T
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Examples:
+    """X, Y and weights at the place where they are computed with, to be cut into batches.
+
+    Attributes
+    ----------
+    source : Source
+        X as it was given.
+    place : Place
+        Where batches come out.
+    dtype : str
+        The parameters' dtype.
+    scaling : tuple of two (n_x,) float64 arrays, or None
+        The mean and deviation by which X is standardized.
+    Y : (m, n_y) float array
+        Targets, at `place`.
+    weight : (m, 1) float array or None
+        Factors of the columns, at `place`; their mean is 1.
+    rows : (m, n_x) float array or None
+        X, at `place` and standardized, when it is kept there whole.
+    """
+
+    source: Source
+    place: Place
+    dtype: str
+    scaling: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None
+    Y: Array
+    weight: Array | None = None
+    rows: Array | None = None
+
+    def kept(self, *, gathered: bool) -> "Examples":
+        """Return these examples with X at `place` whole, when it is in memory and there is room for it.
+
+        Parameters
+        ----------
+        gathered : bool
+            Whether batches will be picked out of it, for which its rows should each lie together.
+        """
+        room = self.place.room()
+        size = self.source.n_examples * self.source.n_features * np.dtype(self.dtype).itemsize
+        if not self.source.in_memory or (room is not None and size > room // 2):
+            return self
+        if self.scaling is None:
+            rows = self.place.asarray(self.source.read(0, self.source.n_examples), dtype=self.dtype)
+            if gathered and self.place.is_numpy:
+                rows = np.ascontiguousarray(rows)
+            for start, stop in self.source.blocks():
+                self._check_finite(rows[start:stop, :], start)
+        else:
+            rows = self.place.xp.concat([self.converted(*block) for block in self.source.blocks()])
+        return replace(self, rows=rows)
+
+    def converted(self, start: int, stop: int) -> Array:
+        """Return these examples' rows, ``(stop - start, n_x)``, at `place`, checked and standardized."""
+        rows = convert(self.source.read(start, stop), self.scaling, self.place, self.dtype)
+        self._check_finite(rows, start)
+        return rows
+
+    def _check_finite(self, rows: Array, start: int) -> None:
+        xp = self.place.xp
+        # A sum is finite only if all its terms are; the costlier look at each follows only when it is not.
+        if bool(xp.all(xp.isfinite(xp.sum(rows, axis=0)))):
+            return
+        wrong = ~np.isfinite(devices.to_host(rows))
+        if not wrong.any():
+            return
+        example, feature = (int(i) for i in np.argwhere(wrong)[0])
+        value = devices.to_host(self.source.read(start + example, start + example + 1))[0, feature]
+        where = f"{self.source.feature(feature)} of example {start + example}"
+        if np.isfinite(value):
+            raise DataError(
+                f"X must fit in {self.dtype}; {where} is {value:g}, beyond its range. Scale it, or pass "
+                'dtype="float64".'
+            )
+        raise DataError(f"X must be finite; {where} is {value}. Remove such examples or fill in the values.")
+
+    def whole(self) -> Batch:
+        """Return all examples as one batch, for a full-batch step, a cost or a score."""
+        if self.rows is not None:
+            return Batch([self._piece(self.rows, self.Y, self.weight)], self.source.n_examples)
+        return Batch(_Reread(self), self.source.n_examples)
+
+    def batches(self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True) -> Iterator[Batch]:
+        """Yield the epoch's batches of `batch_size` columns; the last of each window may be smaller."""
+        if batch_size >= self.source.n_examples:
+            yield self.whole()
+            return
+        order = windows(
+            self.source.n_examples, self.source.n_features, batch_size, seed=seed, epoch=epoch, shuffle=shuffle
+        )
+        read = (self._window(window) for window in order)
+        for rows, Y, weight, numbers in read if self.rows is not None else ahead(read, 1):
+            for start in range(0, numbers.size, batch_size):
+                chosen = self.place.asarray(numbers[start : start + batch_size])
+                take = self.place.xp.take
+                piece = self._piece(
+                    take(rows, chosen, axis=0),
+                    take(Y, chosen, axis=0),
+                    None if weight is None else take(weight, chosen, axis=0),
+                )
+                yield Batch([piece], int(chosen.shape[0]))
+
+    def _window(self, window: Window) -> tuple[Array, Array, Array | None, npt.NDArray[np.int64]]:
+        """Return a window's rows, targets and weights, and the order in which to meet them."""
+        xp = self.place.xp
+        if self.rows is not None:
+            everywhere = np.concatenate([np.arange(*run) for run in window.runs])
+            return self.rows, self.Y, self.weight, everywhere[window.order]
+        rows = xp.concat([self.converted(*run) for run in window.runs])
+        Y = xp.concat([self.Y[start:stop, :] for start, stop in window.runs])
+        weight = None
+        if self.weight is not None:
+            weight = xp.concat([self.weight[start:stop, :] for start, stop in window.runs])
+        return rows, Y, weight, window.order
+
+    def _piece(self, rows: Array, Y: Array, weight: Array | None) -> Piece:
+        turn = self.place.xp.matrix_transpose
+        return Piece(turn(rows), turn(Y), None if weight is None else turn(weight))
+
+
+@dataclass(frozen=True)
+class _Reread:
+    """The pieces of data that is not kept whole: read anew each time they are gone through."""
+
+    examples: Examples
+
+    def __iter__(self) -> Iterator[Piece]:
+        it = self.examples
+        read = ((it.converted(*block), block) for block in it.source.blocks())
+        for rows, (start, stop) in ahead(read, 1):
+            weight = None if it.weight is None else it.weight[start:stop, :]
+            yield it._piece(rows, it.Y[start:stop, :], weight)
+
+
+def convert(
+    rows: Array,
+    scaling: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None,
+    place: Place,
+    dtype: str,
+) -> Array:
+    """Return rows at `place` in `dtype`, standardized first when there is a `scaling`.
+
+    On the host the subtraction is done in float64 before the cast: a feature of 10⁹ ± 1 keeps its digits.
+    """
+    if scaling is None:
+        return place.asarray(rows, dtype=dtype)
+    at = devices.place_of(rows)
+    wide = "float64" if at.is_numpy else dtype
+    mean, deviation = (at.asarray(part, dtype=wide) for part in scaling)
+    return place.asarray((at.asarray(rows, dtype=wide) - mean) / deviation, dtype=dtype)
+
+
+def scaling_of(source: Source, dtype: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the features' means and deviations, ``(n_x,)`` each; constant features get a deviation of 1.
+
+    Blocks are merged by the formula of [1]_, in float64 on the host, where the naive Σx² − (Σx)²/m loses every digit
+    of a feature whose mean is large.
+
+    References
+    ----------
+    .. [1] T. Chan, G. Golub, R. LeVeque, Updating formulae and a pairwise algorithm for computing sample variances,
+       1979.
+    """
+    xp = source.place.xp
+    wide = "float64" if source.place.is_numpy else dtype
+    n, mean, squares = 0, np.zeros(source.n_features), np.zeros(source.n_features)
+    for start, stop in source.blocks():
+        rows = source.place.asarray(source.read(start, stop), dtype=wide)
+        block_mean = xp.mean(rows, axis=0)
+        D = rows - block_mean
+        k, shift = stop - start, devices.to_host(block_mean).astype(np.float64) - mean
+        squares += devices.to_host(xp.sum(D * D, axis=0)).astype(np.float64) + shift**2 * (n * k / (n + k))
+        mean += shift * (k / (n + k))
+        n += k
+    deviation = np.sqrt(squares / n)
+    constant = deviation <= 1e-12 * np.abs(mean)
+    return mean, np.where(constant | (deviation == 0.0), 1.0, deviation)
+
+
+class Loader:
+    """Batches of X and Y on a device, in a new order each time they are gone through.
+
+    Parameters
+    ----------
+    X : array, memmap, table, or a list of them
+        ``(n_x, m)``, or ``(m, n_x)`` with ``examples="rows"``.
+    Y : array, optional
+        Numbers, ``(m,)`` or ``(n_y, m)``.
+    batch_size : int
+        Columns in a batch; the last may be smaller.
+    shuffle : bool
+        Whether each pass takes the examples in a new random order.
+    random_state : int
+        The order's seed.
+    device : str, optional
+        Where batches come out; None is where X lives.
+    prefetch : int
+        Batches made ready in advance on another thread; 0 is none.
+    dtype : {"float32", "float64"}
+        The batches' dtype.
+    examples : {"columns", "rows"}
+        Which way the examples of X lie. Batches always have them as columns.
+
+    Attributes
+    ----------
+    epoch : int
+        Passes begun.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> for X_batch, Y_batch in xpnet.Loader(X, Y, batch_size=256):
+    ...     print(X_batch.shape, Y_batch.shape)
+    (2, 256) (256,)
+    (2, 144) (144,)
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        Y: Any = None,
+        *,
+        batch_size: int = 256,
+        shuffle: bool = True,
+        random_state: int = 0,
+        device: str | None = None,
+        prefetch: int = 2,
+        dtype: str = "float32",
+        examples: str = "columns",
+    ) -> None:
+        self.X, self.Y, self.examples = X, Y, examples
+        self.batch_size = whole("batch_size", batch_size, low=1)
+        self.random_state = whole("random_state", random_state, low=0)
+        self.prefetch = whole("prefetch", prefetch, low=0)
+        self.shuffle = true_or_false("shuffle", shuffle)
+        self.device, self.dtype, self.epoch = device, dtype, 0
+        made = source(X, examples=examples)
+        self.place = devices.resolve(device, X)
+        devices.check_dtype(self.place, dtype)
+        self._flat = Y is not None and np.ndim(Y if hasattr(Y, "ndim") else np.asarray(Y)) == 1
+        targets = np.zeros((made.n_examples, 1), dtype) if Y is None else self._targets(Y, made.n_examples)
+        self._examples = Examples(made, self.place, dtype, None, self.place.asarray(targets, dtype=dtype))
+        self._examples = self._examples.kept(gathered=True)
+
+    @staticmethod
+    def _targets(Y: Any, m: int) -> npt.NDArray[Any]:
+        targets = np.atleast_2d(devices.to_host(Y) if hasattr(Y, "shape") else np.asarray(Y))
+        if targets.shape[-1] != m:
+            raise ShapeError(f"Y must have one column for each of X's {m} examples; its shape is {np.shape(Y)}.")
+        if targets.dtype.kind not in "biuf":
+            raise DataError(f"A Loader's Y must be numbers; its dtype is {targets.dtype}. Pass words to fit instead.")
+        return targets.T
+
+    def __len__(self) -> int:
+        """Return the number of batches of one pass."""
+        return sum(
+            -(-window.order.size // self.batch_size)
+            for window in windows(
+                self._examples.source.n_examples,
+                self._examples.source.n_features,
+                self.batch_size,
+                seed=0,
+                epoch=0,
+                shuffle=False,
+            )
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield ``(X_batch, Y_batch)``, or ``X_batch`` alone when there is no Y."""
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        batches = self._batches(epoch)
+        yield from ahead(batches, self.prefetch) if self.prefetch else batches
+
+    def _batches(self, epoch: int) -> Iterator[Any]:
+        with self.place.active():
+            for batch in self._examples.batches(
+                self.batch_size, seed=self.random_state, epoch=epoch, shuffle=self.shuffle
+            ):
+                for X, Y, _ in batch.pieces:
+                    if self.Y is None:
+                        yield X
+                    else:
+                        yield X, Y[0, :] if self._flat else Y
+
+
+def batch_columns(batch_size: int | str, m: int) -> int:
+    """Return the columns of a step, a function of m alone.
+
+    ``"auto"`` is m/32 rounded down to a power of two, at least 32 and at most 4,096; ``"full"`` is m.
+
+    Raises
+    ------
+    ArgumentError
+        It is neither of these nor a whole number of 1 or more.
+    """
+    if isinstance(batch_size, str):
+        if choice("batch_size", batch_size, ("auto", "full"), or_else="a whole number") == "full":
+            return m
+        return min(m, max(32, min(4_096, 2 ** ((m // 32).bit_length() - 1) if m >= 32 else 32)))
+    return min(m, whole("batch_size", batch_size, low=1))
+
+
+def split(m: int, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the numbers of the examples to train on and of those held out, each in rising order."""
+    held = round(m * fraction)
+    if not 0 < held < m:
+        raise ArgumentError(
+            f"validation_fraction must leave at least one example on each side; {fraction:g} of {m} examples is {held}."
+        )
+    order = np.random.default_rng([seed, 2]).permutation(m)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def check_orientation(source: Source, n_targets: int, *, examples: str, name: str = "X") -> None:
+    """Raise when X and Y differ in m, naming the transpose when that would fit.
+
+    Raises
+    ------
+    ShapeError
+        X has not as many examples as Y.
+    """
+    if source.n_examples == n_targets:
+        return
+    shape = (source.n_examples, source.n_features)
+    if examples == "columns":
+        shape = shape[::-1]
+    problem = f"{name} is {shape} and Y has {n_targets} examples: examples are {examples} here."
+    if source.n_features == n_targets:
+        other = 'examples="rows"' if examples == "columns" else 'examples="columns"'
+        raise ShapeError(f"{problem} Pass {name}.T or {other}.")
+    raise ShapeError(f"{problem} {name} has {source.n_examples}; give it and Y the same examples.")
+
+
+def sample(source: Source, count: int = 4_096) -> Sequence[Array]:
+    """Return the rows of up to `count` examples, taken evenly in 16 slices."""
+    if source.n_examples <= count:
+        return [source.read(0, source.n_examples)]
+    width = count // 16
+    return [source.read(start, start + width) for start in range(0, source.n_examples - width, source.n_examples // 16)]

@@ -1,0 +1,522 @@
+"""The trained network: what `xpnet.fit` returns and `xpnet.load` reads."""
+
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from xpnet import activations, data, engine, equations, files, heads, targets
+from xpnet import device as devices
+from xpnet.activations import Activation
+from xpnet.arguments import choice, nearest
+from xpnet.device import HOST, Place
+from xpnet.errors import ArgumentError, FileFormatError, ShapeError
+from xpnet.targets import Task
+from xpnet.typing import Array, Layer
+
+_PARAMETER = re.compile(r"([Wb])([1-9][0-9]*)")
+
+PREDICTED = 2**24
+"""Numbers of the widest layer that `predict` holds at a time."""
+
+EXPLAINED = 100
+"""The most examples that `Network.explain` prints."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Network:
+    """A trained network. Nothing in it changes; a new one is made by `xpnet.fit`.
+
+    Networks come from `xpnet.fit` and `xpnet.load`; the constructor is theirs.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+        ``W (n[l], n[l-1])`` and ``b (n[l], 1)`` of each layer, also as ``W1``, ``b1``, ``W2`` …
+    task : str
+        ``"binary"``, ``"multiclass"``, ``"multilabel"``, ``"regression"`` or ``"count"``.
+    classes : (k,) NumPy array or None
+        The labels, sorted: row i of `predict_proba` is ``classes[i]``; a binary network's one row is ``classes[1]``.
+    activation : Activation
+        Of the hidden layers.
+    feature_names : tuple of str or None
+        The columns of the table trained on.
+    scaling : (mean, deviation) or None
+        Of ``standardize=True``, ``(n_x,)`` each, NumPy float64.
+    history : mapping of str to list of float
+        ``cost``, ``validation_cost`` (empty without validation data), ``learning_rate`` and ``seconds``, one number an
+        epoch. ``cost[e]`` is the mean cost over the columns as epoch e met them, each batch before its update.
+    epochs_run : int
+        Epochs gone through.
+    best_epoch : int or None
+        The epoch of the lowest monitored cost.
+    stop_reason : str
+        ``"epochs"``, ``"patience"``, ``"callback"`` or ``"interrupted"``.
+    random_state : int
+        The seed drawn or given.
+    timing : mapping of str to number
+        ``load_seconds``, ``train_seconds``, ``steps`` and ``examples_per_second``.
+    """
+
+    layers: tuple[Layer, ...]
+    activation: Activation
+    kind: Task
+    place: Place = HOST
+    feature_names: tuple[str, ...] | None = None
+    scaling: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+    history: Mapping[str, list[float]] = field(default_factory=dict)
+    epochs_run: int = 0
+    best_epoch: int | None = None
+    stop_reason: str = "epochs"
+    random_state: int = 0
+    timing: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            for array in layer:
+                if isinstance(array, np.ndarray):
+                    array.flags.writeable = False
+
+    @property
+    def task(self) -> str:
+        """The kind of Y it was trained on."""
+        return self.kind.name
+
+    @property
+    def classes(self) -> npt.NDArray[Any] | None:
+        """The labels, sorted; None for numbers."""
+        return None if self.kind.classes is None else self.kind.classes.copy()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units of each layer: ``(n_x, n_h, …, n_y)``."""
+        return (int(self.layers[0].W.shape[1]), *(int(W.shape[0]) for W, _ in self.layers))
+
+    @property
+    def device(self) -> str:
+        """Where the parameters live and predictions are computed: ``"cpu"``, ``"cuda:0"``."""
+        return self.place.name
+
+    @property
+    def dtype(self) -> str:
+        """The parameters' dtype, ``"float32"`` or ``"float64"``."""
+        return devices.dtype_name(self.layers[0].W)
+
+    def __getattr__(self, name: str) -> Array:
+        """Return ``W1``, ``b1``, ``W2`` and so on."""
+        found = _PARAMETER.fullmatch(name)
+        if found and "layers" in self.__dict__ and int(found[2]) <= len(self.layers):
+            return getattr(self.layers[int(found[2]) - 1], found[1])
+        raise AttributeError(f"Network has no attribute {name!r}.{nearest(name, dir(type(self)))}")
+
+    def __dir__(self) -> list[str]:
+        """Return the attributes' names, the parameters' too, for completion."""
+        return [*super().__dir__(), *named(self.layers)]
+
+    def __repr__(self) -> str:
+        """Return one line: sizes, activation, task, epochs, last cost and device."""
+        cost = self.history.get("cost") or []
+        last = f", cost {cost[-1]:.4g}" if cost else ""
+        shape = "-".join(map(str, self.sizes))
+        hidden = f" {self.activation.name}" if len(self.sizes) > 2 else ""
+        return f"<Network {shape}{hidden}, {self.task}, {self.epochs_run} epochs{last}, {self.dtype} on {self.device}>"
+
+    def predict(self, X: Any, *, examples: str = "columns") -> Array:
+        """Return labels ``(m,)``; for regression, counts and multilabel ``(n_y, m)``.
+
+        Parameters
+        ----------
+        X : (n_x, m) array
+            Examples as columns, or ``(m, n_x)`` with ``examples="rows"``.
+        examples : {"columns", "rows"}
+            Which way the examples lie.
+
+        Returns
+        -------
+        array
+            In X's namespace and on X's device; labels that are words are NumPy's.
+
+        Raises
+        ------
+        ShapeError
+            X has not the features that were trained on.
+        DataError
+            X is empty, not numbers, or not finite.
+        """
+        A, home = self._output(X, examples)
+        if self.kind.classes is None:
+            return home.asarray(A)
+        labels = targets.decode(devices.to_host(A), self.kind)
+        return labels if labels.dtype.kind == "U" else home.asarray(labels)
+
+    def predict_proba(self, X: Any, *, examples: str = "columns") -> Array:
+        """Return the output A of the last layer, ``(n_y, m)``, in X's namespace and on X's device.
+
+        Rows are the probabilities of ``classes`` (binary: of ``classes[1]`` alone); for regression and counts they are
+        the predicted numbers. Parameters and exceptions are those of `predict`.
+        """
+        A, home = self._output(X, examples)
+        return home.asarray(A)
+
+    def score(self, X: Any, Y: Any, *, sample_weight: Any = None, examples: str = "columns") -> float:
+        """Return the accuracy, R² (regression) or D² (counts) on these examples.
+
+        Parameters
+        ----------
+        X : (n_x, m) array
+            Examples as columns.
+        Y : (m,), (1, m) or (n_y, m) array
+            Labels of the kind trained on, or numbers.
+        sample_weight : (m,) array, optional
+            Weights of the examples.
+        examples : {"columns", "rows"}
+            Which way the examples lie.
+
+        Returns
+        -------
+        float
+            1 is perfect. Multilabel accuracy asks for every label of an example.
+        """
+        source, Y = self._labelled(X, Y, examples)
+        A = devices.to_host(self._output_of(source))
+        weight = targets.weights(sample_weight, None, Y, self.kind, source.n_examples)
+        return targets.score(Y, A, self.kind, weight)
+
+    def cost(self, X: Any, Y: Any, *, sample_weight: Any = None, examples: str = "columns") -> float:
+        """Return the mean cost over these examples, in nats, without the penalty; arguments as `score`."""
+        source, Y = self._labelled(X, Y, examples)
+        weight = targets.weights(sample_weight, None, Y, self.kind, source.n_examples)
+        given = prepared(source, Y, self.kind, self.place, self.dtype, self.scaling, weight)
+        with self._engine(source.n_examples) as run:
+            return float(run.cost(self.layers, given.kept(gathered=False).whole().pieces)) / source.n_examples
+
+    def to(self, device: str) -> "Network":
+        """Return this network on another device, such as ``"cpu"`` or ``"cuda"``.
+
+        Raises
+        ------
+        DeviceUnavailableError
+            The device cannot be used here.
+        """
+        place = devices.resolve(device)
+        with place.active():
+            layers = tuple(Layer(*(place.asarray(array) for array in layer)) for layer in self.layers)
+        return replace(self, layers=layers, place=place)
+
+    def save(self, path: Any) -> None:
+        """Write the network to a safetensors file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+            Usually ends in ``.safetensors``.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; one that was there before is untouched.
+        """
+        tensors = {name: devices.to_host(array) for name, array in named(self.layers).items()}
+        if self.scaling is not None:
+            tensors["feature_mean"], tensors["feature_deviation"] = self.scaling
+        classes = self.kind.classes
+        files.write(
+            path,
+            tensors,
+            {
+                "task": self.task,
+                "classes": None if classes is None else classes.tolist(),
+                "activation": self.activation.name,
+                "feature_names": self.feature_names,
+                "history": {key: list(values) for key, values in self.history.items()},
+                "epochs_run": self.epochs_run,
+                "best_epoch": self.best_epoch,
+                "stop_reason": self.stop_reason,
+                "random_state": self.random_state,
+                "timing": dict(self.timing),
+                "trained_on": self.device,
+            },
+            kind="network",
+        )
+
+    def explain(self, X: Any, Y: Any = None, *, examples: str = "columns", file: TextIO | None = None) -> None:
+        """Print the equations with the shapes and values that these examples give.
+
+        Parameters
+        ----------
+        X : (n_x, m) array
+            A few examples, as columns.
+        Y : (m,) or (n_y, m) array, optional
+            With it, the backward equations too.
+        file : text file, optional
+            Where to print; standard output by default.
+        """
+        out = sys.stdout if file is None else file
+        if Y is None:
+            source, labels = self._source(X, examples), None
+        else:
+            source, labels = self._labelled(X, Y, examples)
+        if source.n_examples > EXPLAINED:
+            raise ArgumentError(
+                f"explain is for a few examples, {EXPLAINED} at most; X has {source.n_examples}: pass X[:, :3]."
+            )
+        rows = data.convert(source.read(0, source.n_examples), self.scaling, self.place, self.dtype)
+        with self._engine(source.n_examples), self.place.active():
+            lines = self._explained(self.place.xp.matrix_transpose(rows), labels)
+        print("\n".join(lines), file=out)
+
+    def _explained(self, X: Array, labels: Any) -> list[str]:
+        xp, head, L = self.place.xp, heads.HEADS[self.kind.head], len(self.layers)
+        Z, A = equations.forward(self.layers, X, activation=self.activation, head=head, xp=xp)
+        lines = [_shown("X = A0", X)]
+        for l in range(1, L + 1):
+            g = self.activation.name if l < L else head.name
+            lines += [
+                _shown(f"({2 * l - 1}) Z{l} = W{l} A{l - 1} + b{l}", Z[l - 1]),
+                _shown(f"({2 * l}) A{l} = {g}(Z{l})", A[l]),
+            ]
+        if labels is None:
+            return lines
+        Y = self.place.asarray(targets.encode(labels, self.kind), dtype=self.dtype)
+        gradients = equations.backward(self.layers, Z, A, Y, activation=self.activation, xp=xp)
+        m, number = X.shape[1], 2 * L + 1
+        # The gradient of b sums dZ over columns, so over one column it is that column of dZ: no second backward pass.
+        alone = [
+            equations.backward(
+                self.layers,
+                [part[:, i : i + 1] for part in Z],
+                [part[:, i : i + 1] for part in A],
+                Y[:, i : i + 1],
+                activation=self.activation,
+                xp=xp,
+            )
+            for i in range(m)
+        ]
+        lines.append(_shown("Y", Y))
+        for l in range(L, 0, -1):
+            dW, db = gradients[l - 1]
+            dZ = xp.concat([column[l - 1].b for column in alone], axis=1)
+            rule = f"A{L} − Y" if l == L else f"W{l + 1}ᵀ dZ{l + 1} ∘ g′(Z{l})"
+            lines += [
+                _shown(f"({number}) dZ{l} = {rule}", dZ),
+                _shown(f"({number + 1}) dW{l} = (1/m) dZ{l} A{l - 1}ᵀ", dW / m),
+                _shown(f"({number + 2}) db{l} = (1/m) Σ dZ{l}", db / m),
+            ]
+            number += 3
+        return lines
+
+    # The parts of the public methods ----------------------------------------------------------------------------------
+
+    def _engine(self, columns: int) -> Any:
+        head = heads.HEADS[self.kind.head]
+        return engine.running(self.place, self.sizes, self.activation, head, columns=columns, threads=None)
+
+    def _source(self, X: Any, examples: str) -> data.Source:
+        source = data.source(X, examples=examples)
+        n_x = self.sizes[0]
+        if self.feature_names and source.names and source.names != self.feature_names:
+            raise ShapeError(_names_differ(self.feature_names, source.names))
+        if source.n_features != n_x:
+            problem = f"X has {source.n_features} features but the network was trained on {n_x}."
+            other = 'examples="rows"' if examples == "columns" else 'examples="columns"'
+            turned = f" Examples are {examples}: did you mean X.T or {other}?" if source.n_examples == n_x else ""
+            raise ShapeError(problem + (turned or " Pass the features that it was trained on, in the same order."))
+        return source
+
+    def _labelled(self, X: Any, Y: Any, examples: str) -> tuple[data.Source, npt.NDArray[Any]]:
+        source = self._source(X, examples)
+        labels = targets.read(Y, examples=examples)
+        data.check_orientation(source, labels.shape[-1], examples=examples)
+        return source, labels
+
+    def _output(self, X: Any, examples: str) -> tuple[Array, Place]:
+        source = self._source(X, examples)
+        return self._output_of(source), source.place
+
+    def _output_of(self, source: data.Source) -> Array:
+        """Return A of the last layer, ``(n_y, m)``, at the network's place."""
+        xp = self.place.xp
+        reader = data.Examples(source, self.place, self.dtype, self.scaling, None)
+        step = max(1, PREDICTED // max(self.sizes))
+        bounds = [(start, min(start + step, source.n_examples)) for start in range(0, source.n_examples, step)]
+        with self._engine(min(step, source.n_examples)) as run, self.place.active():
+            outputs = [run.output(self.layers, xp.matrix_transpose(reader.converted(*block))) for block in bounds]
+            return outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=-1)
+
+
+def _shown(name: str, array: Array) -> str:
+    """Return an equation's line with the shape and values of its left side, at most six rows and columns of it."""
+    host = devices.to_host(array)
+    values = np.array2string(host, precision=4, suppress_small=True, threshold=36, edgeitems=3, max_line_width=100)
+    return f"{name}  {host.shape}\n    " + values.replace("\n", "\n    ")
+
+
+def _names_differ(known: Sequence[str], given: Sequence[str]) -> str:
+    missing = [repr(name) for name in known if name not in given]
+    extra = [repr(name) for name in given if name not in known]
+    if not missing and not extra:
+        return "X has the columns trained on in another order. Pass X[list(net.feature_names)]."
+    parts = [f"it lacks {', '.join(missing[:8])}"] * bool(missing) + [f"it also has {', '.join(extra[:8])}"] * bool(
+        extra
+    )
+    return f"X must have the columns trained on; {' and '.join(parts)}. Pass X[list(net.feature_names)]."
+
+
+def named(layers: Sequence[Layer]) -> dict[str, Array]:
+    """Return the parameters by name: ``W1``, ``b1``, ``W2`` and so on."""
+    return {f"{key}{l}": array for l, layer in enumerate(layers, 1) for key, array in layer._asdict().items()}
+
+
+def prepared(
+    source: data.Source,
+    Y: npt.NDArray[Any],
+    kind: Task,
+    place: Place,
+    dtype: str,
+    scaling: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None,
+    weight: npt.NDArray[np.float64] | None,
+    *,
+    name: str = "Y",
+) -> data.Examples:
+    """Return X, the encoded Y and the weights (scaled to a mean of 1), ready at `place`."""
+    encoded = np.ascontiguousarray(targets.encode(Y, kind, name=name).T)
+    factors = None if weight is None else (weight * (weight.size / weight.sum()))[:, None]
+    with place.active():
+        return data.Examples(
+            source,
+            place,
+            dtype,
+            scaling,
+            place.asarray(encoded, dtype=dtype),
+            None if factors is None else place.asarray(factors, dtype=dtype),
+        )
+
+
+def load(path: str | Path, *, device: str = "cpu", activation: Activation | None = None) -> Network:
+    """Read a network that `Network.save` wrote. Nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    device : str
+        ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``.
+    activation : Activation, optional
+        The pair that the network was trained with, when it was the user's own: a file keeps its name only.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    FileFormatError
+        The file is damaged, is not xpnet's, or was written by a later version.
+    ArgumentError
+        The network needs `activation`, or was trained with another.
+    DeviceUnavailableError
+        The device cannot be used here.
+    """
+    place = devices.resolve(device)
+    tensors, metadata = files.read(path, kind="network")
+    try:
+        net = _from_file(tensors, metadata, _activation_of(metadata["activation"], activation))
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise FileFormatError(
+            f"{path} is not a whole xpnet network ({type(error).__name__}: {error}). Save it again, or take a copy."
+        ) from error
+    return net if place == HOST else net.to(place.name)
+
+
+def _activation_of(name: Any, given: Activation | None) -> Activation:
+    if name in activations.ACTIVATIONS and given is None:
+        return activations.ACTIVATIONS[name]
+    if given is None:
+        raise ArgumentError(
+            f"This network's activation, {name!r}, is not one of xpnet's and a file keeps no code. "
+            "Pass load(path, activation=xpnet.Activation(g, dg))."
+        )
+    if given.name != name:
+        raise ArgumentError(f"This network was trained with the activation {name!r}; the one passed is {given.name!r}.")
+    return activations.resolve(given)
+
+
+def _from_file(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any], activation: Activation) -> Network:
+    scaling = None
+    if "feature_mean" in tensors:
+        scaling = (tensors.pop("feature_mean").astype(np.float64), tensors.pop("feature_deviation").astype(np.float64))
+    depth = len(tensors) // 2
+    layers = tuple(Layer(tensors[f"W{l}"], tensors[f"b{l}"]) for l in range(1, depth + 1))
+    _check_layers(layers, len(tensors), scaling)
+    task = choice("task", metadata["task"], tuple(heads.TASK_HEADS))
+    kind = Task(task, _classes_from(metadata["classes"], task), int(layers[-1].W.shape[0]))
+    if kind.classes is not None and kind.n_outputs != (1 if task == "binary" else kind.classes.size):
+        raise ValueError(f"{kind.classes.size} classes for {kind.n_outputs} outputs")
+    names = metadata["feature_names"]
+    if names is not None and not (len(names) == layers[0].W.shape[1] and all(isinstance(name, str) for name in names)):
+        raise ValueError("feature names that do not fit the weights")
+    history = {str(key): [float(value) for value in values] for key, values in metadata["history"].items()}
+    best = metadata["best_epoch"]
+    return Network(
+        layers=layers,
+        activation=activation,
+        kind=kind,
+        feature_names=None if names is None else tuple(names),
+        scaling=scaling,
+        history=MappingProxyType(history),
+        epochs_run=int(metadata["epochs_run"]),
+        best_epoch=None if best is None else int(best),
+        stop_reason=str(metadata["stop_reason"]),
+        random_state=int(metadata["random_state"]),
+        timing=MappingProxyType({str(key): float(value) for key, value in metadata["timing"].items()}),
+    )
+
+
+def _check_layers(layers: Sequence[Layer], n_tensors: int, scaling: Any) -> None:
+    if not layers or n_tensors != 2 * len(layers):
+        raise ValueError(f"{n_tensors} parameter arrays")
+    dtypes = {array.dtype.name for layer in layers for array in layer}
+    if len(dtypes) != 1 or not dtypes <= {"float32", "float64"}:
+        raise ValueError(f"parameters of dtype {', '.join(sorted(dtypes))}")
+    for W, b in layers:
+        if W.ndim != 2 or 0 in W.shape or b.shape != (W.shape[0], 1):
+            raise ValueError(f"W {W.shape} with b {b.shape}")
+    for before, after in pairwise(layers):
+        if after.W.shape[1] != before.W.shape[0]:
+            raise ValueError(f"W {after.W.shape} after W {before.W.shape}")
+    if not all(np.isfinite(array).all() for layer in layers for array in layer):
+        raise ValueError("parameters that are not finite")
+    if scaling is not None:
+        mean, deviation = scaling
+        if mean.shape != (layers[0].W.shape[1],) or deviation.shape != mean.shape:
+            raise ValueError(f"scaling of shape {mean.shape}")
+        if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation > 0).all()):
+            raise ValueError("scaling that is not finite and positive")
+
+
+def _classes_from(values: Any, task: str) -> npt.NDArray[Any] | None:
+    if task in ("regression", "count"):
+        if values is not None:
+            raise ValueError("classes for a task that has none")
+        return None
+    kinds = {type(value) for value in values}
+    if len(kinds) != 1 or not kinds <= {str, int, bool, float}:
+        raise ValueError("classes of no single kind")
+    if kinds == {float} and not all(math.isfinite(value) for value in values):
+        raise ValueError("classes that are not finite")
+    classes = np.asarray(values)
+    if classes.dtype.kind not in "Ubif" or (classes.size > 1 and not (classes[:-1] < classes[1:]).all()):
+        raise ValueError("classes out of order")
+    if task == "binary" and classes.size != 2:
+        raise ValueError(f"{classes.size} classes for a binary task")
+    return classes

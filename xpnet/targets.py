@@ -1,0 +1,366 @@
+"""What Y means: the task, the classes, and the numbers that the equations are given for them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xpnet.arguments import choice, real
+from xpnet.device import to_host
+from xpnet.errors import ArgumentError, DataError, ShapeError, TargetError
+from xpnet.heads import TASK_HEADS
+
+MOST_CLASSES = 20
+"""Y of more distinct whole numbers than this may be classes, counts or measurements: the user must say."""
+
+CLASSIFICATION = ("binary", "multiclass", "multilabel")
+
+Labels = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A kind of Y.
+
+    Attributes
+    ----------
+    name : str
+        ``"binary"``, ``"multiclass"``, ``"multilabel"``, ``"regression"`` or ``"count"``.
+    classes : (k,) array or None
+        The labels in sorted order; None where Y is numbers.
+    n_outputs : int
+        n_y, the rows of the equations' Y.
+    """
+
+    name: str
+    classes: Labels | None
+    n_outputs: int
+
+    @property
+    def head(self) -> str:
+        """The output head's name."""
+        return TASK_HEADS[self.name]
+
+
+def read(Y: Any, *, examples: str = "columns", name: str = "Y") -> Labels:
+    """Return Y on the host as ``(m,)``, or ``(n_y, m)`` when it has several outputs.
+
+    Raises
+    ------
+    DataError
+        It is missing, empty, complex, or has missing or infinite values.
+    ShapeError
+        It has more than two axes, or rows of different lengths.
+    """
+    if Y is None:
+        raise DataError(f"{name} is missing: pass the targets, (m,) or (n_y, m).")
+    try:
+        values = (
+            to_host(Y) if hasattr(Y, "shape") and hasattr(Y, "dtype") and not hasattr(Y, "to_numpy") else np.asarray(Y)
+        )
+    except ValueError as error:
+        raise ShapeError(f"{name} must be (m,) or (n_y, m); its rows differ in length.") from error
+    if values.ndim not in (1, 2):
+        raise ShapeError(f"{name} must be (m,), (1, m) or (n_y, m); its shape is {values.shape}.")
+    if values.size == 0:
+        raise DataError(f"{name} must hold at least one example; its shape is {values.shape}.")
+    if values.ndim == 2:
+        values = values.T if examples == "rows" else values
+        values = values[0] if values.shape[0] == 1 else values
+    return _plain(values, name)
+
+
+def _plain(values: Labels, name: str) -> Labels:
+    """Return labels of one of the kinds bool, int, float and str, refusing the missing and the infinite."""
+    if values.dtype.kind == "O":
+        kinds = {type(value) for value in values.flat}
+        if kinds <= {str, np.str_}:
+            return values.astype(str)
+        if kinds <= {bool, np.bool_} or kinds <= {int, float, bool, np.int64, np.float64, np.bool_}:
+            return _plain(np.asarray(values.tolist()), name)
+        listed = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise DataError(
+            f"{name} must hold labels of one kind (words, whole numbers or bools) or numbers; it holds {listed}. "
+            "Fill in what is missing and cast with astype."
+        )
+    if values.dtype.kind in "UT":
+        return values.astype(str)
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{name} must be real numbers or labels; its dtype is {values.dtype}.")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise DataError(
+            f"{name} must be finite; {name}[{', '.join(map(str, where))}] is {values[where]}. Remove such examples or "
+            "fill in the values."
+        )
+    return values
+
+
+def infer(Y: Labels, task: str = "auto") -> Task:
+    """Return the task that `Y` is an example of, or check that it is one of `task`.
+
+    Parameters
+    ----------
+    Y : (m,) or (n_y, m) array
+        From `read`.
+    task : str
+        ``"auto"`` or a task's name. Auto takes bools, words and at most 20 distinct whole numbers as classes (0/1
+        columns that each sum to 1 as one-hot classes, other 0/1 columns as multilabel) and numbers with fractions as
+        regression.
+
+    Raises
+    ------
+    ArgumentError
+        There is no such task.
+    TargetError
+        Auto cannot tell, or Y is not of that task.
+    """
+    choice("task", task, ("auto", *TASK_HEADS))
+    return _named(Y, _guess(Y) if task == "auto" else task)
+
+
+def _whole_numbers(Y: Labels) -> bool:
+    return Y.dtype.kind in "biu" or (Y.dtype.kind == "f" and bool((np.floor(Y) == Y).all()))
+
+
+def _zeros_and_ones(Y: Labels) -> bool:
+    return Y.dtype.kind in "biuf" and bool(((Y == 0) | (Y == 1)).all())
+
+
+def _one_hot(Y: Labels) -> bool:
+    return Y.ndim == 2 and _zeros_and_ones(Y) and bool((Y.sum(axis=0) == 1).all())
+
+
+def _guess(Y: Labels) -> str:
+    if Y.ndim == 2:
+        if _zeros_and_ones(Y):
+            return "multiclass" if _one_hot(Y) else "multilabel"
+        if not _whole_numbers(Y):
+            return "regression"
+        raise TargetError(
+            f"Y has {Y.shape[0]} rows of whole numbers other than 0 and 1, which may be counts or measurements. Pass "
+            'task="count" or task="regression".'
+        )
+    if Y.dtype.kind == "U":
+        return "binary" if np.unique(Y).size <= 2 else "multiclass"
+    if not _whole_numbers(Y):
+        return "regression"
+    distinct = np.unique(Y).size
+    if distinct > MOST_CLASSES:
+        raise TargetError(
+            f"Y has {distinct} distinct whole numbers, which may be classes, counts or measurements. Pass "
+            'task="multiclass", task="count" or task="regression".'
+        )
+    return "binary" if distinct <= 2 else "multiclass"
+
+
+def _named(Y: Labels, task: str) -> Task:
+    if task in ("regression", "count"):
+        return _of_numbers(Y, task)
+    if Y.dtype.kind == "f" and not _whole_numbers(Y):
+        raise TargetError(
+            f'task="{task}" needs labels; Y has numbers with fractions, such as {Y[np.floor(Y) != Y].flat[0]:g}. Pass '
+            'task="regression", or labels.'
+        )
+    if task == "multilabel":
+        if Y.ndim != 2 or not _zeros_and_ones(Y):
+            raise TargetError(
+                f'task="multilabel" needs Y of 0 and 1, (n_y, m), one row a label; Y is {Y.shape}'
+                f"{'' if _zeros_and_ones(Y) else ' and holds other values'}."
+            )
+        return Task(task, np.arange(Y.shape[0]), int(Y.shape[0]))
+    if Y.ndim == 2:
+        if task == "multiclass" and _one_hot(Y):
+            return Task(task, np.arange(Y.shape[0]), int(Y.shape[0]))
+        raise TargetError(
+            f'task="{task}" needs Y of m labels, or one-hot columns for "multiclass"; Y is {Y.shape}.'
+            ' For several labels an example pass task="multilabel".'
+        )
+    classes = np.unique(Y)
+    if classes.size == 1:
+        raise TargetError(
+            f"Y has a single class, {classes[0].item()!r}, in all {Y.size} examples; there is nothing to tell apart. "
+            "Pass examples of at least two classes."
+        )
+    if task == "binary":
+        if classes.size > 2:
+            raise TargetError(f'task="binary" needs two classes; Y has {classes.size}. Pass task="multiclass".')
+        return Task(task, classes, 1)
+    return Task(task, classes, int(classes.size))
+
+
+def _of_numbers(Y: Labels, task: str) -> Task:
+    if Y.dtype.kind not in "biuf":
+        raise TargetError(
+            f'task="{task}" needs numbers; Y holds {Y.dtype.name.rstrip("0123456789")}, such as {Y.flat[0]!r}.'
+        )
+    if task == "count":
+        if (Y < 0).any():
+            raise TargetError(
+                f'task="count" needs counts of 0 or more; the smallest Y is {Y.min():g}. Pass task="regression".'
+            )
+        if not Y.any():
+            raise TargetError('task="count" needs at least one count above 0; every Y is 0.')
+    return Task(task, None, 1 if Y.ndim == 1 else int(Y.shape[0]))
+
+
+def encode(Y: Labels, task: Task, *, name: str = "Y") -> npt.NDArray[Any]:
+    """Return the equations' Y, ``(n_y, m)`` float64: 0/1 for labels, the numbers themselves otherwise.
+
+    Raises
+    ------
+    TargetError
+        Y has a label that is not among the task's classes, or another number of outputs.
+    """
+    if task.classes is None or task.name == "multilabel" or Y.ndim == 2:
+        rows: npt.NDArray[Any] = Y if Y.ndim == 2 else Y[None, :]
+        if rows.dtype.kind not in "biuf" or rows.shape[0] != task.n_outputs:
+            raise TargetError(
+                f"{name} must hold {task.n_outputs} number{'s' * (task.n_outputs > 1)} an example for this {task.name} "
+                f"network; it is {Y.shape}, {Y.dtype.name}."
+            )
+        return rows.astype(np.float64)
+    numbers = indices(Y, task.classes, name=name)
+    if task.name == "binary":
+        return numbers[None, :].astype(np.float64)
+    return np.eye(task.n_outputs)[:, numbers]
+
+
+def indices(Y: Labels, classes: Labels, *, name: str = "Y") -> npt.NDArray[np.int64]:
+    """Return each label's place in `classes`, ``(m,)``.
+
+    Raises
+    ------
+    TargetError
+        A label is not there.
+    """
+    if (Y.dtype.kind == "U") != (classes.dtype.kind == "U"):
+        raise TargetError(
+            f"{name} must hold labels like those trained on, such as {classes[0].item()!r}; it holds "
+            f"{Y.flat[0].item()!r}."
+        )
+    found = np.minimum(np.searchsorted(classes, Y), classes.size - 1)
+    unseen = classes[found] != Y
+    if unseen.any():
+        some = ", ".join(repr(label.item()) for label in np.unique(Y[unseen])[:5])
+        known = ", ".join(repr(label.item()) for label in classes[:8]) + (" …" if classes.size > 8 else "")
+        raise TargetError(f"{name} has labels that were not trained on: {some}. The classes are {known}.")
+    return found.astype(np.int64)
+
+
+def weights(sample_weight: Any, class_weight: Any, Y: Labels, task: Task, m: int) -> npt.NDArray[np.float64] | None:
+    """Return each column's weight, ``(m,)``, or None when all are 1.
+
+    Parameters
+    ----------
+    sample_weight : (m,) array or None
+        Weights of 0 or more.
+    class_weight : dict, "balanced" or None
+        A weight for each label (1 for those not named); balanced is ``m / (k · members)``.
+
+    Raises
+    ------
+    ArgumentError
+        `class_weight` is not of that form, names an unknown class, or the task has no classes.
+    DataError
+        `sample_weight` is not m finite numbers of 0 or more with at least one above 0.
+    """
+    of_class = _class_weights(class_weight, Y, task)
+    if sample_weight is None:
+        return of_class
+    given = np.asarray(to_host(sample_weight) if hasattr(sample_weight, "shape") else sample_weight)
+    if given.shape != (m,):
+        raise ShapeError(f"sample_weight must have one weight for each of {m} examples; its shape is {given.shape}.")
+    if given.dtype.kind not in "biuf" or not np.isfinite(given).all() or (given < 0).any():
+        raise DataError("sample_weight must be finite numbers of 0 or more; it holds others.")
+    if not given.any():
+        raise DataError("sample_weight must leave some example a weight above 0; all are 0.")
+    return given.astype(np.float64) if of_class is None else given * of_class
+
+
+def _class_weights(class_weight: Any, Y: Labels, task: Task) -> npt.NDArray[np.float64] | None:
+    if class_weight is None:
+        return None
+    if task.classes is None or task.name == "multilabel":
+        raise ArgumentError(
+            f"class_weight needs a binary or multiclass task; this one is {task.name}. Use sample_weight."
+        )
+    members = np.argmax(Y, axis=0) if Y.ndim == 2 else indices(Y, task.classes)
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        counts = np.bincount(members, minlength=task.classes.size)
+        of_class = members.size / (task.classes.size * np.maximum(counts, 1))
+    elif isinstance(class_weight, Mapping):
+        labels = [label.item() for label in task.classes]
+        for label in class_weight:
+            if label not in labels:
+                raise ArgumentError(
+                    f"class_weight names the class {label!r}, which Y does not have; it has {labels[:8]}."
+                )
+        of_class = np.asarray(
+            [real(f"class_weight[{label!r}]", class_weight.get(label, 1.0), low=0.0) for label in labels]
+        )
+    else:
+        raise ArgumentError(f'class_weight must be "balanced" or a dict of label to weight; it is {class_weight!r}.')
+    per_example = of_class[members]
+    if not per_example.any():
+        raise ArgumentError("class_weight must leave some example a weight above 0; all are 0.")
+    return per_example.astype(np.float64)
+
+
+def decode(A: npt.NDArray[Any], task: Task) -> Labels:
+    """Return labels ``(m,)`` from the output ``A (n_y, m)``; numbers and multilabel stay ``(n_y, m)``."""
+    if task.name == "multilabel":
+        return (A > 0.5).astype(np.int64)
+    if task.classes is None:
+        return A
+    numbers = (A[0] > 0.5).astype(np.int64) if task.name == "binary" else np.argmax(A, axis=0)
+    return np.asarray(task.classes[numbers])
+
+
+def score(Y: Labels, A: npt.NDArray[Any], task: Task, weight: npt.NDArray[np.float64] | None = None) -> float:
+    """Return the accuracy of labels, R² of numbers (averaged over outputs) or D² of counts.
+
+    Parameters
+    ----------
+    Y : (m,) or (n_y, m) array
+        From `read`.
+    A : (n_y, m) array
+        The network's output.
+    weight : (m,) array or None
+        The columns' weights.
+
+    Returns
+    -------
+    float
+        1 is perfect. R² and D² are 0 for the mean of Y; multilabel accuracy asks for every label of an example.
+
+    References
+    ----------
+    .. [1] T. Hastie, R. Tibshirani, M. Wainwright, Statistical Learning with Sparsity, 2015, eq. (3.11): D².
+    """
+    if task.name == "multilabel":
+        encoded = encode(Y, task)
+        return float(np.average((decode(A, task) == encoded).all(axis=0), weights=weight))
+    if task.classes is not None:
+        true = np.argmax(Y, axis=0) if Y.ndim == 2 else indices(Y, task.classes)
+        right = indices(decode(A, task), task.classes) == true
+        return float(np.average(right, weights=weight))
+    numbers, output = encode(Y, task), A.astype(np.float64)
+    mean = np.average(numbers, axis=1, weights=weight)[:, None]
+    deviance = _poisson_deviance if task.name == "count" else _squares
+    left = np.average(deviance(numbers, output), axis=1, weights=weight)
+    total = np.average(deviance(numbers, np.broadcast_to(mean, numbers.shape)), axis=1, weights=weight)
+    # A constant Y leaves nothing to explain: 1 when it is met exactly, else 0, as scikit-learn has it.
+    explained = np.where(total > 0, 1.0 - left / np.where(total > 0, total, 1.0), np.where(left > 0, 0.0, 1.0))
+    return float(np.mean(explained))
+
+
+def _squares(Y: npt.NDArray[Any], A: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray((Y - A) ** 2)
+
+
+def _poisson_deviance(Y: npt.NDArray[Any], A: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    A = np.maximum(A, np.finfo(np.float64).tiny)
+    return np.asarray(2.0 * (np.where(Y > 0, Y * np.log(np.where(Y > 0, Y, 1.0) / A), 0.0) - Y + A))

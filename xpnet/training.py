@@ -1,0 +1,739 @@
+"""The loop: `fit` checks what it is given, and goes through the batches until there is a reason to stop."""
+
+import math
+import os
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, Literal, Never
+
+import numpy as np
+
+from xpnet import activations, data, engine, equations, files, heads, initializers, optimizers, parameters, targets
+from xpnet import device as devices
+from xpnet.activations import Activation
+from xpnet.arguments import real, refuse_unknown, true_or_false, whole
+from xpnet.data import Batch, Examples, Loader
+from xpnet.device import Place
+from xpnet.engine import Engine
+from xpnet.errors import (
+    ArgumentError,
+    CheckpointError,
+    DataError,
+    DivergedError,
+    FileFormatError,
+    ScaleWarning,
+    ShapeError,
+)
+from xpnet.network import Network, prepared
+from xpnet.optimizers import Optimizer, Schedule
+from xpnet.targets import Task
+from xpnet.typing import Array, Layer
+
+LARGE, SMALL = 100.0, 1e-3
+"""A feature whose root mean square is outside these is called badly scaled."""
+
+_IS = {
+    "epochs": "max_iter n_epochs num_epochs n_iter max_epochs num_iterations nb_epoch iterations n_iterations",
+    "hidden": "hidden_layer_sizes hidden_size hidden_sizes hidden_layers hidden_units n_hidden n_h layers units",
+    "learning_rate": "lr learning_rate_init eta eta0 step_size",
+    "l2": "weight_decay lambd lambda_ reg reg_lambda l2_regularization regularization",
+    "optimizer": "solver optim algorithm",
+    "random_state": "seed random_seed rng",
+    "patience": "early_stopping_rounds n_iter_no_change",
+    "validation_fraction": "validation_split val_split",
+    "validation_data": "eval_set validation valid val_data X_val",
+    "task": "loss criterion objective cost_function",
+    "batch_size": "minibatch_size mini_batch_size batch",
+    "threads": "n_jobs num_threads n_threads nthread",
+    "sample_weight": "sample_weights weights weight",
+    "class_weight": "class_weights",
+    "standardize": "normalize scale scaler standardise",
+    "activation": "activation_function nonlinearity act",
+    "initial": "warm_start init initial_weights coefs_init parameters",
+    "verbose": "verbosity print_cost progress disp",
+    "callbacks": "callback",
+    "tol": "tolerance min_delta",
+    "checkpoint": "checkpoint_path ckpt",
+}
+FOREIGN: dict[str, str] = {theirs: f"it is {ours!r}" for ours, names in _IS.items() for theirs in names.split()} | {
+    "alpha": "scikit-learn's alpha is 'l2', the course's α is 'learning_rate'",
+    "early_stopping": "pass validation_fraction=0.1, with 'patience' for how long to wait",
+    "momentum": "pass optimizer=xpnet.optimizers.momentum(beta=...)",
+    "beta_1": "pass optimizer=xpnet.optimizers.adam(beta1=...)",
+    "beta_2": "pass optimizer=xpnet.optimizers.adam(beta2=...)",
+    "betas": "pass optimizer=xpnet.optimizers.adam(beta1=..., beta2=...)",
+    "use_gpu": 'pass device="cuda"',
+    "gpu": 'pass device="cuda"',
+    "x": "it is 'X', the first argument",
+    "y": "it is 'Y', the second argument",
+    "shuffle": 'every epoch is shuffled; batch_size="full" has no order',
+}
+"""Names that people bring from elsewhere, with the right one."""
+
+
+@dataclass(frozen=True)
+class EpochView:
+    """What a callback is shown after each epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch just ended; the first is 0.
+    cost : float
+        Mean cost over the columns as this epoch met them, in nats.
+    validation_cost : float or None
+        Mean cost of the validation data after it.
+    learning_rate : float
+        α of this epoch.
+    seconds : float
+        How long it took.
+    network : callable
+        ``network()`` returns the `Network` so far.
+    """
+
+    epoch: int
+    cost: float
+    validation_cost: float | None
+    learning_rate: float
+    seconds: float
+    network: Callable[[], Network]
+
+
+Callback = Callable[[EpochView], Any]
+
+
+def fit(
+    X: Any,
+    Y: Any = None,
+    *,
+    hidden: int | Sequence[int] = 100,
+    activation: str | Activation = "relu",
+    task: str = "auto",
+    optimizer: str | Optimizer = "adam",
+    learning_rate: Schedule | None = None,
+    l2: float = 0.0,
+    batch_size: int | str = "auto",
+    epochs: int = 200,
+    tol: float = 1e-4,
+    patience: int | None = 10,
+    validation_data: tuple[Any, ...] | None = None,
+    validation_fraction: float = 0.0,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    standardize: bool = False,
+    initial: Network | Sequence[tuple[Any, Any]] | None = None,
+    device: str | None = None,
+    dtype: str = "float32",
+    random_state: int | None = None,
+    examples: str = "columns",
+    threads: int | None = None,
+    callbacks: Callback | Sequence[Callback] = (),
+    verbose: bool | Literal["auto"] = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60,
+    **unknown: Never,
+) -> Network:
+    """Train a network by gradient descent from the ten equations, and return it.
+
+    Parameters
+    ----------
+    X : (n_x, m) array
+        Examples as columns: any Array API array, memmap, h5py or zarr array, nested list, a list of these (joined
+        along m), a table with ``examples="rows"``, or a `Loader`, which brings its own Y.
+    Y : (m,), (1, m) or (n_y, m) array
+        Labels (words, whole numbers, bools) or numbers; 0/1 rows for multilabel or one-hot.
+    hidden : int or sequence of int
+        Units of the hidden layer, or of each; ``()`` is logistic (linear, Poisson) regression.
+    activation : str or Activation
+        ``"tanh" "sigmoid" "relu" "leaky_relu" "elu" "softplus" "silu" "gelu" "identity"``, or one's own pair.
+    task : str
+        ``"binary" "multiclass" "multilabel" "regression" "count"``; ``"auto"`` infers it from Y.
+    optimizer : str or Optimizer
+        ``"gd"`` (the lecture's), ``"momentum"``, ``"adam"``, ``"lbfgs"`` (full batch), or from `xpnet.optimizers`.
+    learning_rate : float or callable, optional
+        α or ``epoch -> α``; by default the optimizer's own: gd and momentum 0.1, adam 0.001, lbfgs 1.
+    l2 : float
+        λ of the penalty ``λ/(2m) Σ‖W‖²``; with weights, m is their sum.
+    batch_size : int or str
+        Columns per step. ``"full"`` is all, the lecture's; ``"auto"`` is m/32 rounded down to a power of two, at
+        least 32 and at most 4,096, whatever the device.
+    epochs : int
+        Passes over the data.
+    tol, patience : float, int or None
+        Stop when the monitored cost has not fallen by `tol` within `patience` epochs; ``patience=None`` never does.
+    validation_data : (X, Y) or (X, Y, sample_weight), optional
+        When given, its cost is what is monitored, and the parameters where it was lowest are returned.
+    validation_fraction : float
+        Share of the examples, 0 to 1, held out to serve as `validation_data`.
+    sample_weight : (m,) array, optional
+        Weights of the examples; a weight of 2 counts an example twice.
+    class_weight : dict or "balanced", optional
+        Weights of the labels.
+    standardize : bool
+        Scale features by their mean and deviation over the training examples; the network keeps these.
+    initial : Network or list of (W, b), optional
+        Parameters to start from, in a network of the same sizes.
+    device : str, optional
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"auto"``; None is where X lives.
+    dtype : {"float32", "float64"}
+        Of parameters and arithmetic; X is cast once.
+    random_state : int, optional
+        The seed; None draws one, which is kept in ``net.random_state``.
+    examples : {"columns", "rows"}
+        Which way the examples of X, and of a 2-D Y, lie.
+    threads : int, optional
+        CPU threads for NumPy; None is every core that this process may use.
+    callbacks : callable or sequence of callables
+        Each is called with an `EpochView` after every epoch; returning True stops.
+    verbose : bool or "auto"
+        Whether to show a progress bar; auto does on a terminal.
+    checkpoint : path, optional
+        Where to write the state of training; an existing one is resumed.
+    checkpoint_every : float
+        Seconds between checkpoints; they are written at the ends of epochs.
+
+    Returns
+    -------
+    Network
+        Ctrl-C returns the network so far, with ``net.stop_reason == "interrupted"``.
+
+    Raises
+    ------
+    ArgumentError
+        An argument has a value, or a name, that `fit` does not take.
+    DataError
+        X, Y or a weight cannot be learned from; `ShapeError` and `TargetError` are kinds of it.
+    DeviceUnavailableError, DeviceMismatchError
+        The device cannot be used here; X and Y live in different places.
+    DivergedError
+        The cost or the parameters left the finite numbers.
+    CheckpointError
+        The checkpoint belongs to other data or other arguments.
+
+    References
+    ----------
+    .. [1] A. Ng, Deep Learning Specialization, course 1, weeks 3 and 4.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> net = xpnet.fit(X, Y, hidden=16, activation="tanh", optimizer="lbfgs", random_state=0)
+    >>> net.score(X, Y) > 0.9
+    True
+    """
+    started = time.perf_counter()
+    refuse_unknown("fit", unknown, tuple(fit.__kwdefaults__ or ()), FOREIGN)
+    if isinstance(X, Loader):
+        loader, (X, Y) = X, _loaded(X, Y)
+        examples, device = loader.examples, loader.device if device is None else device
+        batch_size = loader.batch_size if batch_size == "auto" else batch_size
+        random_state = loader.random_state if random_state is None else random_state
+
+    # Arguments
+    chosen = activations.resolve(activation)
+    how = optimizers.resolve(optimizer, learning_rate)
+    options = _Options(
+        optimizer=how,
+        l2=real("l2", l2, low=0.0),
+        epochs=whole("epochs", epochs, low=1),
+        tol=real("tol", tol, low=0.0),
+        patience=None if patience is None else whole("patience", patience, low=1),
+        callbacks=_callbacks(callbacks),
+        show=_show(verbose),
+        checkpoint=None if checkpoint is None else os.fspath(checkpoint),
+        checkpoint_every=real("checkpoint_every", checkpoint_every, low=0.0),
+    )
+    threads = None if threads is None else whole("threads", threads, low=1)
+    fraction = real("validation_fraction", validation_fraction, low=0.0, below=1.0)
+    saved = _saved(options.checkpoint)
+    seed = _seed(random_state, saved)
+    units = _hidden(hidden)
+    standardize = true_or_false("standardize", standardize)
+
+    # Data
+    devices.same_place(("X", X), ("Y", Y), ("sample_weight", sample_weight))
+    place = devices.resolve(device, X[0] if isinstance(X, list | tuple) and X else X)
+    devices.check_dtype(place, dtype)
+    source = data.source(X, examples=examples)
+    labels = targets.read(Y, examples=examples)
+    data.check_orientation(source, labels.shape[-1], examples=examples)
+    kind = targets.infer(labels, task)
+    weight = targets.weights(sample_weight, class_weight, labels, kind, source.n_examples)
+    held_out = _held_out(validation_data, fraction, source, labels, weight, kind, seed, examples)
+    if held_out is not None and fraction:
+        training, _ = data.split(source.n_examples, fraction, seed)
+        source, labels = source.subset(training), labels[..., training]
+        weight = None if weight is None else weight[training]
+    m = source.n_examples
+    columns = _columns(batch_size, m, how)
+    sizes = (source.n_features, *units, kind.n_outputs)
+    start, scaling = _start(initial, sizes, chosen, seed)
+    if standardize and scaling is None:
+        scaling = data.scaling_of(source, dtype)
+    if scaling is None:
+        _warn_of_scale(source, labels, kind)
+
+    with (
+        place.active(),
+        engine.running(
+            place, sizes, chosen, heads.HEADS[kind.head], columns=max(columns, m if held_out else 0), threads=threads
+        ) as run,
+    ):
+        given = prepared(source, labels, kind, place, dtype, scaling, weight).kept(gathered=columns < m)
+        valid = None
+        if held_out is not None:
+            valid = prepared(*held_out[:2], kind, place, dtype, scaling, held_out[2], name="validation Y")
+            valid = valid.kept(gathered=False)
+        training_run = _Training(
+            options=options,
+            engine=run,
+            place=place,
+            sizes=sizes,
+            examples=given,
+            validation=valid,
+            columns=columns,
+            weight_sum=float(m if weight is None else weight.sum()),
+            seed=seed,
+            theta=place.asarray(parameters.flatten(start, xp=np), dtype=dtype),
+            make_network=partial(
+                Network, activation=chosen, kind=kind, place=place, feature_names=source.names, scaling=scaling
+            ),
+        )
+        if saved is not None:
+            training_run.resume(*saved)
+        loaded = time.perf_counter()
+        training_run.run()
+        return training_run.network(load_seconds=loaded - started, train_seconds=time.perf_counter() - loaded)
+
+
+# The parts of `fit` ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Options:
+    """`fit`'s arguments about the loop, checked."""
+
+    optimizer: Optimizer
+    l2: float
+    epochs: int
+    tol: float
+    patience: int | None
+    callbacks: tuple[Callback, ...]
+    show: bool
+    checkpoint: str | None
+    checkpoint_every: float
+
+
+def _loaded(loader: Loader, Y: Any) -> tuple[Any, Any]:
+    if Y is not None:
+        raise ArgumentError("fit takes Y from the Loader; pass fit(loader) alone, or arrays X and Y.")
+    if loader.Y is None:
+        raise DataError("fit needs targets and this Loader has no Y. Make it with Loader(X, Y).")
+    return loader.X, loader.Y
+
+
+def _columns(batch_size: Any, m: int, optimizer: Optimizer) -> int:
+    if not optimizer.full_batch:
+        return data.batch_columns(batch_size, m)
+    if data.batch_columns(batch_size, m) < m and batch_size != "auto":
+        raise ArgumentError(
+            f'optimizer="{optimizer.name}" is full batch: batch_size must be left out or "full"; it is {batch_size!r}.'
+        )
+    return m
+
+
+def _hidden(hidden: Any) -> tuple[int, ...]:
+    if isinstance(hidden, str | bytes) or (not np.iterable(hidden) and not hasattr(hidden, "__index__")):
+        raise ArgumentError(
+            f"hidden must be a whole number or a sequence of them, such as (256, 64); it is {hidden!r}."
+        )
+    units = tuple(hidden) if np.iterable(hidden) else (hidden,)
+    return tuple(whole("hidden" if len(units) == 1 else "each of hidden", unit, low=1) for unit in units)
+
+
+def _callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    given = (callbacks,) if callable(callbacks) else tuple(callbacks) if np.iterable(callbacks) else (callbacks,)
+    for callback in given:
+        if not callable(callback):
+            raise ArgumentError(
+                f"callbacks must be functions of one argument, an EpochView; {callback!r} is not callable."
+            )
+    return given
+
+
+def _show(verbose: Any) -> bool:
+    if isinstance(verbose, str) and verbose == "auto":
+        return sys.stderr is not None and sys.stderr.isatty()
+    if not isinstance(verbose, bool | int):
+        raise ArgumentError(f'verbose must be True, False or "auto"; it is {verbose!r}.')
+    return bool(verbose)
+
+
+def _saved(path: str | None) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the arrays and the metadata of the checkpoint, when there is one."""
+    return files.read(path, kind="checkpoint") if path is not None and os.path.exists(path) else None
+
+
+def _seed(random_state: Any, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> int:
+    if random_state is None:
+        if saved is not None and isinstance(theirs := saved[1].get("random_state"), int):
+            return theirs
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    return whole("random_state", random_state, low=0)
+
+
+def _held_out(
+    validation_data: Any,
+    fraction: float,
+    source: data.Source,
+    labels: Any,
+    weight: Any,
+    kind: Task,
+    seed: int,
+    examples: str,
+) -> tuple[data.Source, Any, Any] | None:
+    """Return the validation examples' source, labels and weights."""
+    if validation_data is None:
+        if not fraction:
+            return None
+        _, held = data.split(source.n_examples, fraction, seed)
+        return source.subset(held), labels[..., held], None if weight is None else weight[held]
+    if fraction:
+        raise ArgumentError("Pass validation_data or validation_fraction, not both.")
+    if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+        raise ArgumentError(
+            f"validation_data must be (X, Y) or (X, Y, sample_weight); it is a {type(validation_data).__name__}."
+        )
+    theirs = data.source(validation_data[0], examples=examples, name="validation X")
+    if theirs.n_features != source.n_features:
+        raise ShapeError(
+            f"validation X must have X's {source.n_features} features; it has {theirs.n_features}. "
+            "Columns are examples: did you mean its transpose?"
+        )
+    their_labels = targets.read(validation_data[1], examples=examples, name="validation Y")
+    data.check_orientation(theirs, their_labels.shape[-1], examples=examples, name="validation X")
+    targets.encode(their_labels, kind, name="validation Y")
+    their_weight = validation_data[2] if len(validation_data) > 2 else None
+    return theirs, their_labels, targets.weights(their_weight, None, their_labels, kind, theirs.n_examples)
+
+
+def _start(initial: Any, sizes: tuple[int, ...], activation: Activation, seed: int) -> tuple[list[Layer], Any]:
+    """Return the parameters to start from, on the host, and the scaling that comes with them."""
+    if initial is None:
+        generator = np.random.default_rng([seed, 0])
+        return initializers.GAINS[activation.gain](sizes, random_state=generator), None
+    scaling = initial.scaling if isinstance(initial, Network) else None
+    try:
+        pairs = [
+            (np.atleast_2d(devices.to_host(W)), devices.to_host(b)) for W, b in getattr(initial, "layers", initial)
+        ]
+        layers = [Layer(W.astype(np.float64), np.reshape(b, (-1, 1)).astype(np.float64)) for W, b in pairs]
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            "initial must be a Network or a list of (W, b) arrays, W (n[l], n[l-1]) and b (n[l], 1); it is a "
+            f"{type(initial).__name__} that cannot be read as one."
+        ) from error
+    shapes = [(W.shape, b.shape) for W, b in layers]
+    wanted = [((n_out, n_in), (n_out, 1)) for n_in, n_out in pairwise(sizes)]
+    if shapes != wanted:
+        raise ShapeError(
+            f"initial must fit a {'-'.join(map(str, sizes))} network, (W, b) of {wanted}; it has {shapes}. "
+            "Pass the `hidden` that it was made for."
+        )
+    if not all(np.isfinite(array).all() for layer in layers for array in layer):
+        raise DataError("initial must be finite; it holds nan or inf.")
+    return layers, scaling
+
+
+def _sizes_of_features(source: data.Source) -> Any:
+    """Return the root mean square of every feature over a sample of the examples, ``(n_x,)`` float64."""
+    squares, count = np.zeros(source.n_features), 0
+    for rows in data.sample(source):
+        host = devices.to_host(rows).astype(np.float64)
+        squares += (host * host).sum(axis=0)
+        count += host.shape[0]
+    return np.sqrt(squares / count)
+
+
+def _warn_of_scale(source: data.Source, labels: Any, kind: Task) -> None:
+    with np.errstate(all="ignore"):
+        sizes = _sizes_of_features(source)
+    wrong = np.flatnonzero((sizes > LARGE) | ((sizes < SMALL) & (sizes > 0)))
+    if wrong.size:
+        some = ", ".join(f"{source.feature(int(i))} (size {sizes[i]:.2g})" for i in wrong[:5])
+        more = f" and {wrong.size - 5} more" if wrong.size > 5 else ""
+        warnings.warn(
+            f"X has badly scaled features, on which gradient descent is slow: {some}{more}. Pass standardize=True.",
+            ScaleWarning,
+            stacklevel=3,
+        )
+    if kind.name == "regression" and (size := float(np.sqrt(np.mean(labels.astype(np.float64) ** 2)))) > LARGE:
+        warnings.warn(
+            f"Y is large (size {size:.2g}), and weights that start near 1 are slow to reach it. Train on "
+            "(Y - Y.mean()) / Y.std().",
+            ScaleWarning,
+            stacklevel=3,
+        )
+
+
+class _Training:
+    """One run of the loop; what changes from step to step is here and nowhere else."""
+
+    def __init__(
+        self,
+        *,
+        options: _Options,
+        engine: Engine,
+        place: Place,
+        sizes: tuple[int, ...],
+        examples: Examples,
+        validation: Examples | None,
+        columns: int,
+        weight_sum: float,
+        seed: int,
+        theta: Array,
+        make_network: Callable[..., Network],
+    ) -> None:
+        self.options, self.engine, self.xp, self.sizes = options, engine, place.xp, sizes
+        self.place, self.examples, self.validation = place, examples, validation
+        self.columns, self.weight_sum, self.seed, self.theta = columns, weight_sum, seed, theta
+        self.make_network = make_network
+        self.memory = options.optimizer.init(theta, xp=self.xp)
+        self.history: dict[str, list[float]] = {"cost": [], "validation_cost": [], "learning_rate": [], "seconds": []}
+        self.best_theta, self.best_cost, self.best_epoch = theta, math.inf, -1
+        self.reference, self.waited = math.inf, 0
+        self.stop_reason, self.steps, self.written = "", 0, time.monotonic()
+
+    @property
+    def epoch(self) -> int:
+        """The epochs ended so far."""
+        return len(self.history["cost"])
+
+    def run(self) -> None:
+        """Go through epochs until there is a reason to stop; Ctrl-C is one."""
+        boundary = (self.theta, self.memory)
+        try:
+            with self._bar() as tell:
+                while not self.stop_reason and self.epoch < self.options.epochs:
+                    boundary = (self.theta, self.memory)
+                    self._one_epoch()
+                    tell()
+                    if time.monotonic() - self.written >= self.options.checkpoint_every:
+                        self._write_checkpoint(self.theta, self.memory)
+            self.stop_reason = self.stop_reason or "epochs"
+            boundary = (self.theta, self.memory)
+        except KeyboardInterrupt:
+            self.stop_reason = "interrupted"
+        self._write_checkpoint(*boundary)
+
+    def _one_epoch(self) -> None:
+        begun = time.perf_counter()
+        rate = self.options.optimizer.rate(self.epoch)
+        costs, columns = [], []
+        for batch in self.examples.batches(self.columns, seed=self.seed, epoch=self.epoch):
+            self.theta, self.memory, cost = self.options.optimizer.update(
+                self.theta, self.memory, partial(self._evaluate, batch), learning_rate=rate, xp=self.xp
+            )
+            costs.append(cost)
+            columns.append(batch.columns)
+            self.steps += 1
+        # The one wait for the device in an epoch.
+        cost = float(np.average(devices.to_host(self.xp.stack(costs)).astype(np.float64), weights=columns))
+        self._check_finite(cost, rate)
+        validation_cost = self._validation_cost()
+        self._note(cost, validation_cost, rate, time.perf_counter() - begun)
+        view = EpochView(self.epoch - 1, cost, validation_cost, rate, self.history["seconds"][-1], self.network)
+        # Every callback is called, also after one has asked to stop.
+        if any([callback(view) is True for callback in self.options.callbacks]):  # noqa: C419
+            self.stop_reason = "callback"
+
+    def _evaluate(self, batch: Batch, theta: Array) -> tuple[Array, Array]:
+        """Return the mean cost over the batch's columns, with the penalty, and its gradient as a vector."""
+        layers = parameters.unflatten(theta, self.sizes, xp=self.xp)
+        total, gradients = self.engine.gradient(layers, batch.pieces)
+        if self.options.l2:
+            share = self.options.l2 * batch.columns / self.weight_sum
+            total, gradients = equations.penalized(total, gradients, layers, l2=share, xp=self.xp)
+        return total / batch.columns, parameters.flatten(gradients, xp=self.xp) / batch.columns
+
+    def _validation_cost(self) -> float | None:
+        if self.validation is None:
+            return None
+        layers = parameters.unflatten(self.theta, self.sizes, xp=self.xp)
+        batch = self.validation.whole()
+        return float(self.engine.cost(layers, batch.pieces)) / batch.columns
+
+    def _check_finite(self, cost: float, rate: float) -> None:
+        if math.isfinite(cost) and bool(self.xp.all(self.xp.isfinite(self.theta))):
+            return
+        sizes = _sizes_of_features(self.examples.source)
+        largest = int(np.argmax(sizes))
+        scale = f"the largest feature is {self.examples.source.feature(largest)}, of size {sizes[largest]:.3g}"
+        if self.examples.scaling is not None:
+            scale = "features are standardized"
+        what = f"the cost is {cost}" if not math.isfinite(cost) else "the parameters are not finite"
+        mend = "" if self.examples.scaling is not None else ", or pass standardize=True"
+        raise DivergedError(
+            f"Training diverged: {what} in epoch {self.epoch}, at learning rate {rate:g}; {scale}. "
+            f"Lower learning_rate{mend}."
+        )
+
+    def _note(self, cost: float, validation_cost: float | None, rate: float, seconds: float) -> None:
+        """Write the epoch into the history, and see whether the monitored cost still falls."""
+        for key, value in (("cost", cost), ("learning_rate", rate), ("seconds", seconds)):
+            self.history[key].append(value)
+        if validation_cost is not None:
+            self.history["validation_cost"].append(validation_cost)
+        monitored = cost if validation_cost is None else validation_cost
+        if monitored < self.best_cost:
+            self.best_theta, self.best_cost, self.best_epoch = self.theta, monitored, self.epoch - 1
+        if monitored < self.reference - self.options.tol:
+            self.reference, self.waited = monitored, 0
+        else:
+            self.waited += 1
+        if self.options.patience is not None and self.waited >= self.options.patience:
+            self.stop_reason = "patience"
+
+    def network(self, **timing: float) -> Network:
+        """Return the network so far: where the validation cost was lowest, or else as it stands."""
+        best = self.validation is not None and self.best_epoch >= 0
+        if timing:
+            seconds = max(sum(self.history["seconds"]), 1e-9)
+            timing |= {
+                "steps": self.steps,
+                "examples_per_second": self.epoch * self.examples.source.n_examples / seconds,
+            }
+        return self.make_network(
+            layers=tuple(parameters.unflatten(self.best_theta if best else self.theta, self.sizes, xp=self.xp)),
+            history=MappingProxyType({key: list(values) for key, values in self.history.items()}),
+            epochs_run=self.epoch,
+            best_epoch=self.best_epoch if self.best_epoch >= 0 else None,
+            stop_reason=self.stop_reason,
+            random_state=self.seed,
+            timing=MappingProxyType(timing),
+        )
+
+    @contextmanager
+    def _bar(self) -> Iterator[Callable[[], None]]:
+        """Show a progress bar, when one is wanted, for the duration of a ``with``."""
+        if not self.options.show:
+            yield lambda: None
+            return
+        from tqdm.auto import tqdm
+
+        with tqdm(total=self.options.epochs, initial=self.epoch, unit="epoch") as bar:
+
+            def tell() -> None:
+                shown = {"cost": f"{self.history['cost'][-1]:.4g}"}
+                if self.validation is not None:
+                    shown["validation"] = f"{self.history['validation_cost'][-1]:.4g}"
+                bar.set_postfix(shown, refresh=False)
+                bar.update()
+
+            yield tell
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return what a checkpoint must share with the fit that resumes it, as JSON has it."""
+        it, how = self.options, self.options.optimizer
+        checksum = 0
+        for rows in data.sample(self.examples.source):
+            checksum = zlib.crc32(np.ascontiguousarray(devices.to_host(rows)).tobytes(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(devices.to_host(self.examples.Y)).tobytes(), checksum)
+        if self.examples.weight is not None:
+            checksum = zlib.crc32(np.ascontiguousarray(devices.to_host(self.examples.weight)).tobytes(), checksum)
+        blank = self.network()
+        return {
+            "sizes": list(self.sizes),
+            "activation": blank.activation.name,
+            "task": blank.task,
+            "optimizer": how.name,
+            "learning_rate": "a function" if callable(how.learning_rate) else how.learning_rate,
+            "l2": it.l2,
+            "batch_size": self.columns,
+            "tol": it.tol,
+            "patience": it.patience,
+            "validation": None if self.validation is None else self.validation.source.n_examples,
+            "standardize": self.examples.scaling is not None,
+            "dtype": self.examples.dtype,
+            "examples": self.examples.source.n_examples,
+            "data": checksum,
+            "random_state": self.seed,
+        }
+
+    def _write_checkpoint(self, theta: Array, memory: Any) -> None:
+        if self.options.checkpoint is None:
+            return
+        state = {f"optimizer.{key}": value for key, value in memory._asdict().items()}
+        tensors = {"theta": theta, "best_theta": self.best_theta} | {
+            key: value for key, value in state.items() if not isinstance(value, int)
+        }
+        finite = {"best_cost": self.best_cost, "reference": self.reference}
+        files.write(
+            self.options.checkpoint,
+            {key: devices.to_host(value) for key, value in tensors.items()},
+            {
+                "fingerprint": self._fingerprint(),
+                "random_state": self.seed,
+                "numbers": {key: value for key, value in state.items() if isinstance(value, int)},
+                "history": self.history,
+                "best_epoch": self.best_epoch,
+                "waited": self.waited,
+                "steps": self.steps,
+                "stop_reason": self.stop_reason,
+            }
+            | {key: value if math.isfinite(value) else None for key, value in finite.items()},
+            kind="checkpoint",
+        )
+        self.written = time.monotonic()
+
+    def resume(self, tensors: dict[str, Any], found: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            It was written for other data or with other arguments; they are named.
+        FileFormatError
+            It is damaged.
+        """
+        try:
+            self._check_fingerprint(found["fingerprint"])
+            at = {key: self.place.asarray(value, dtype=self.examples.dtype) for key, value in tensors.items()}
+            numbers = found["numbers"]
+            state = {key: at.get(name := f"optimizer.{key}", numbers.get(name)) for key in self.memory._fields}
+            self.theta, self.best_theta, self.memory = at["theta"], at["best_theta"], type(self.memory)(**state)
+            self.history = {key: list(map(float, found["history"][key])) for key in self.history}
+            self.best_epoch, self.waited, self.steps = found["best_epoch"], found["waited"], found["steps"]
+            self.best_cost = math.inf if found["best_cost"] is None else found["best_cost"]
+            self.reference = math.inf if found["reference"] is None else found["reference"]
+            if {array.shape for array in (self.theta, self.best_theta)} != {(parameters.count(self.sizes),)}:
+                raise ValueError(f"{self.theta.shape} parameters")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise FileFormatError(
+                f"{self.options.checkpoint} is not a whole checkpoint ({type(error).__name__}: {error}). "
+                "Delete it to start anew."
+            ) from error
+        # Only what ended by itself stays ended: more epochs, or another Ctrl-C, are up to the caller.
+        self.stop_reason = "patience" if found["stop_reason"] == "patience" else ""
+
+    def _check_fingerprint(self, theirs: dict[str, Any]) -> None:
+        ours = self._fingerprint()
+        differing = [f"{key} was {theirs.get(key)}, is {ours[key]}" for key in ours if ours[key] != theirs.get(key)]
+        if differing:
+            raise CheckpointError(
+                f"The checkpoint {self.options.checkpoint} belongs to another fit: {'; '.join(differing)}. Repeat that "
+                "call, or name another file."
+            )
