@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpnet.device import HOST, Place, cuda_problem, place_of
+from xpnet.device import HOST, Place, check_dtype, cuda_problem, place_of
+from xpnet.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,16 @@ BACKENDS = {
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every namespace, each with a device."""
     return BACKENDS[request.param]()
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest, backend: Backend) -> str:
+    """Every float dtype that the backend's device has."""
+    try:
+        check_dtype(backend.place, request.param)
+    except ArgumentError as error:
+        pytest.skip(str(error))
+    return request.param
 
 
 @pytest.fixture

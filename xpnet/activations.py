@@ -11,6 +11,7 @@ References
 .. [4] S. Elfwing et al., Sigmoid-weighted linear units, 2018.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -68,14 +69,15 @@ def _taking_xp(function: Callable[..., Array]) -> Callable[..., Array]:
     except ValueError:  # NumPy's ufuncs had no signature before 2.4, and know no xp
         parameters = {}  # type: ignore[assignment]  # an empty mapping serves as one
     kinds = {parameter.kind for parameter in parameters.values()}
-    takes_any = inspect.Parameter.VAR_KEYWORD in kinds and not isinstance(function, np.ufunc)
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds and not isinstance(function, np.vectorize)  # (*args, **kwargs)
     if "xp" in parameters or takes_any:
         return function
 
-    def without_xp(*arrays: Array, xp: Namespace) -> Array:
-        return function(*arrays)
+    return functools.partial(_without_xp, function)  # a function made here could not be pickled
 
-    return without_xp
+
+def _without_xp(function: Callable[..., Array], *arrays: Array, xp: Namespace) -> Array:
+    return function(*arrays)
 
 
 def sigmoid(Z: Array, *, xp: Namespace) -> Array:
@@ -220,10 +222,10 @@ def check(activation: Activation) -> None:
     Raises
     ------
     ActivationError
-        They differ by more than 1e-5, relative to ``1 + |g′|``, or are not finite, or change the shape.
+        They differ by more than 1e-5, relative to ``1 + |g′|``, are not finite, change the shape, or write into Z.
     """
     xp: Any = np
-    Z = _CHECKED_AT
+    Z = _CHECKED_AT.copy()
     with np.errstate(all="ignore"):
         A = activation.g(Z, xp=xp)
         slope = activation.dg(Z, A, xp=xp)
@@ -234,6 +236,11 @@ def check(activation: Activation) -> None:
                 f"Activation {activation.name!r}: {name} must keep Z's shape, {Z.shape}; it returned "
                 f"{np.shape(array)}. Write it elementwise."
             )
+    if not np.array_equal(Z, _CHECKED_AT):
+        raise ActivationError(
+            f"Activation {activation.name!r}: g and dg must leave Z as it is; one of them wrote into it. Return a new "
+            f"array."
+        )
     error = np.abs(slope - difference) / (1.0 + np.abs(difference))
     worst = np.unravel_index(np.argmax(np.where(np.isfinite(error), error, np.inf)), Z.shape)
     if not error[worst] <= _TOLERANCE:

@@ -12,7 +12,7 @@ References
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from xpnet.activations import sigmoid, softplus
+from xpnet.activations import sigmoid
 from xpnet.typing import Array, Namespace
 
 EXP_LIMIT = 30.0
@@ -43,8 +43,12 @@ def _over_outputs(costs: Array, *, xp: Namespace) -> Array:
 
 
 def _binary_cross_entropy(Z: Array, Y: Array, *, xp: Namespace) -> Array:
-    """``−Y log A − (1 − Y) log(1 − A)`` with ``A = sigmoid(Z)`` is ``softplus(Z) − Y Z``."""
-    return _over_outputs(softplus(Z, xp=xp) - Y * Z, xp=xp)
+    """``−Y log A − (1 − Y) log(1 − A)`` with ``A = sigmoid(Z)`` is ``softplus(Z) − Y Z``.
+
+    The large terms of softplus and ``Y Z`` cancel before the small one is added: a sure right answer's cost keeps its
+    digits for Y = 1 as for Y = 0.
+    """
+    return _over_outputs(xp.maximum(Z, 0.0) - Y * Z + xp.log1p(xp.exp(-xp.abs(Z))), xp=xp)
 
 
 def _softmax(Z: Array, *, xp: Namespace) -> Array:

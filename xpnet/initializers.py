@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from xpnet.arguments import whole
+from xpnet.errors import ArgumentError
 from xpnet.typing import Layer
 
 _Deviation = Callable[[int, int], float]
@@ -35,8 +36,10 @@ def _small(n_in: int, n_out: int) -> float:
 
 
 def _draw(
-    sizes: Sequence[int], deviations: Sequence[_Deviation], random_state: int | np.random.Generator
+    sizes: Sequence[int], deviations: Sequence[_Deviation], random_state: "int | np.random.Generator"
 ) -> list[Layer]:
+    if len(sizes) < 2:
+        raise ArgumentError(f"sizes must hold n_x and n_y, two numbers or more; it is {sizes!r}.")
     checked = [whole("each of sizes", size, low=1) for size in sizes]
     generator = np.random.default_rng(random_state)
     return [
@@ -45,7 +48,7 @@ def _draw(
     ]
 
 
-def he(sizes: Sequence[int], *, random_state: int | np.random.Generator = 0) -> list[Layer]:
+def he(sizes: Sequence[int], *, random_state: "int | np.random.Generator" = 0) -> list[Layer]:
     """Draw hidden weights of variance ``2 / n[l-1]`` [1]_, for relu and its kin; the output's as `xavier`.
 
     Parameters
@@ -63,12 +66,12 @@ def he(sizes: Sequence[int], *, random_state: int | np.random.Generator = 0) -> 
     return _draw(sizes, [_he] * (len(sizes) - 2) + [_xavier], random_state)
 
 
-def xavier(sizes: Sequence[int], *, random_state: int | np.random.Generator = 0) -> list[Layer]:
+def xavier(sizes: Sequence[int], *, random_state: "int | np.random.Generator" = 0) -> list[Layer]:
     """Draw weights of variance ``2 / (n[l-1] + n[l])`` [2]_, for tanh and sigmoid; arguments as `he`."""
     return _draw(sizes, [_xavier] * (len(sizes) - 1), random_state)
 
 
-def small_normal(sizes: Sequence[int], *, random_state: int | np.random.Generator = 0) -> list[Layer]:
+def small_normal(sizes: Sequence[int], *, random_state: "int | np.random.Generator" = 0) -> list[Layer]:
     """Draw weights of deviation 0.01, as the course does [3]_; arguments as `he`."""
     return _draw(sizes, [_small] * (len(sizes) - 1), random_state)
 

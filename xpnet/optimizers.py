@@ -178,7 +178,8 @@ def lbfgs(learning_rate: Schedule = 1.0, memory: int = 10) -> Optimizer:
             return theta, Curvature(steps[:0, :], changes[:0, :], cost, gradient, 1), cost
         new_theta, new_cost, new_gradient = found
         step, change = new_theta - theta, new_gradient - gradient
-        if _dot(step, change, xp=xp) > 0.0:
+        # Both, for a change of gradient below 1e-23 has a square that rounds to zero in float32.
+        if _dot(step, change, xp=xp) > 0.0 and _dot(change, change, xp=xp) > 0.0:
             oldest = max(0, int(steps.shape[0]) + 1 - memory)
             steps = xp.concat([steps, xp.reshape(step, (1, -1))])[oldest:, :]
             changes = xp.concat([changes, xp.reshape(change, (1, -1))])[oldest:, :]
