@@ -13,6 +13,7 @@ from xpnet.data import Loader
 from xpnet.device import devices
 from xpnet.network import Network, load
 from xpnet.training import fit
+from xpnet.verify import gradient_check, verify
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,9 @@ __all__ = [
     "devices",
     "errors",
     "fit",
+    "gradient_check",
     "initializers",
     "load",
     "optimizers",
+    "verify",
 ]

@@ -205,6 +205,16 @@ def resolve(activation: str | Activation) -> Activation:
     return activation
 
 
+def _called(activation: Activation, what: str, function: Callable[..., Array], *arrays: Array) -> Array:
+    try:
+        return function(*arrays, xp=np)
+    except TypeError as error:
+        raise ActivationError(
+            f"Activation {activation.name!r}: {what} must take arrays and return one; it raised TypeError: {error}. "
+            "Write g(Z) and dg(Z, A)."
+        ) from error
+
+
 _CHECKED_AT = np.asarray([[-6.1, -2.3, -0.97, -0.31, 0.013, 0.41, 1.09, 2.7, 6.3]])
 _STEP = 1e-6
 # Central differences in float64 err by about ε|g|/h + h²|g‴|, 1e-9 here; a wrong formula errs by far more than this.
@@ -227,8 +237,8 @@ def check(activation: Activation) -> None:
     xp: Any = np
     Z = _CHECKED_AT.copy()
     with np.errstate(all="ignore"):
-        A = activation.g(Z, xp=xp)
-        slope = activation.dg(Z, A, xp=xp)
+        A = _called(activation, "g(Z)", activation.g, Z)
+        slope = _called(activation, "dg(Z, A)", activation.dg, Z, A)
         difference = (activation.g(Z + _STEP, xp=xp) - activation.g(Z - _STEP, xp=xp)) / (2.0 * _STEP)
     for name, array in (("g(Z)", A), ("dg(Z, A)", slope)):
         if np.shape(array) != Z.shape:

@@ -3,6 +3,7 @@
 import difflib
 import math
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -69,6 +70,13 @@ def true_or_false(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def file_path(name: str, value: Any) -> str:
+    """Return `value` as a path, which a string or a `pathlib.Path` is."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(path := os.fspath(value), str) or not path:
+        raise ArgumentError(f"{name} must be the path of a file, a string or a pathlib.Path; it is {value!r}.")
+    return path
+
+
 def refuse_unknown(function: str, given: Mapping[str, Any], known: Sequence[str], foreign: Mapping[str, str]) -> None:
     """Raise for keyword arguments that `function` does not have.
 
@@ -88,5 +96,5 @@ def refuse_unknown(function: str, given: Mapping[str, Any], known: Sequence[str]
     """
     for name in given:
         advice = foreign.get(name, "")
-        hint = f"; {advice}" if advice else "." + nearest(name, known)
+        hint = f"; {advice}" if advice else "." + (nearest(name, known) or f" help(xpnet.{function}) lists them.")
         raise UnknownArgumentError(f"{function}() has no argument {name!r}{hint}")

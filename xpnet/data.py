@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from xpnet import device as devices
+from xpnet import targets
 from xpnet.arguments import choice, true_or_false, whole
 from xpnet.device import Place
 from xpnet.errors import ArgumentError, DataError, ShapeError
-from xpnet.typing import Array
+from xpnet.typing import Array, Namespace
 
 RUN = 4_096
 """Consecutive examples that are read together when data is too large for one permutation."""
@@ -74,6 +75,10 @@ class Source:
         The features' names, when a table has them.
     read : callable
         ``read(start, stop)``, the examples' rows, ``(stop - start, n_x)``.
+    name : str
+        What messages call it.
+    numbers : (n_examples,) int64 array or None
+        The examples' numbers in what was given, when this is a subset of it.
     """
 
     n_features: int
@@ -82,6 +87,8 @@ class Source:
     in_memory: bool
     names: tuple[str, ...] | None
     read: Callable[[int, int], Array]
+    name: str = "X"
+    numbers: npt.NDArray[np.int64] | None = None
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield the bounds of slices of about `READ` numbers."""
@@ -99,11 +106,37 @@ class Source:
             rows = self.read(int(chosen[0]), int(chosen[-1]) + 1)
             return self.place.xp.take(rows, self.place.asarray(chosen - chosen[0]), axis=0)
 
-        return replace(self, n_examples=int(selection.size), read=read)
+        return replace(self, n_examples=int(selection.size), read=read, numbers=selection)
 
     def feature(self, number: int) -> str:
         """Return how messages call this feature."""
         return f"feature {number} ({self.names[number]!r})" if self.names else f"feature {number}"
+
+    def check_finite(self, rows: Array, start: int, dtype: str, *, xp: Namespace) -> None:
+        """Check the rows of the examples from `start` on, in the `dtype` that they were cast to.
+
+        Raises
+        ------
+        DataError
+            A number is not finite; the message says which, and whether it was before the cast.
+        """
+        # A sum is finite only if all its terms are; the costlier look at each follows only when it is not.
+        with np.errstate(all="ignore"):
+            if bool(xp.all(xp.isfinite(xp.sum(rows, axis=0)))):
+                return
+        wrong = ~np.isfinite(devices.to_host(rows))
+        if not wrong.any():
+            return
+        row, feature = (int(i) for i in np.argwhere(wrong)[0])
+        example = start + row
+        value = devices.to_host(self.read(example, example + 1))[0, feature]
+        where = f"{self.feature(feature)} of example {example if self.numbers is None else self.numbers[example]}"
+        if np.isfinite(value):
+            raise DataError(
+                f"{self.name} must fit in {dtype}; {where} is {value:g}, beyond its range. Scale it, or pass "
+                'dtype="float64".'
+            )
+        raise DataError(f"{self.name} must be finite; {where} is {value}. Remove such examples or fill in the values.")
 
 
 def source(X: Any, *, examples: str = "columns", name: str = "X") -> Source:
@@ -139,18 +172,16 @@ def _one(X: Any, examples: str, name: str) -> Source:
         X = _table_values(X, names, name)
     elif not hasattr(X, "shape"):
         X = _from_lists(X, name)
+    elif hasattr(X, "tocsr"):
+        raise DataError(f"{name} must be a dense array, (n_x, m); it is a {type(X).__name__}. Pass {name}.toarray().")
     elif not hasattr(X, "__getitem__") or not hasattr(X, "dtype"):
-        raise DataError(f"{name} must be an array of numbers, (n_x, m); it is a {type(X).__name__}.")
+        raise _no_array(X, name)
     shape = tuple(X.shape)
-    if len(shape) != 2:
-        example, feature = (f"{name}[:, None]", f"{name}[None, :]")
-        hint = f" One example is {example}; one feature is {feature}." if len(shape) == 1 else ""
-        raise ShapeError(f"{name} must be 2-D, (n_x, m), one column an example; its shape is {shape}.{hint}")
     rows = examples == "rows"
+    _check_shape(shape, rows, name)
     n_examples, n_features = shape if rows else shape[::-1]
-    if 0 in shape:
-        raise DataError(f"{name} must hold at least one example and one feature; its shape is {shape}.")
     _check_numeric(X, name)
+    X = targets.unmasked(X, name)
     place = devices.place_of(X)
     in_memory = array_api_compat.is_array_api_obj(X) and not isinstance(X, np.memmap)
 
@@ -160,7 +191,33 @@ def _one(X: Any, examples: str, name: str) -> Source:
             part = np.asarray(part)
         return part if rows else place.xp.matrix_transpose(part)
 
-    return Source(int(n_features), int(n_examples), place, in_memory, names, read)
+    return Source(int(n_features), int(n_examples), place, in_memory, names, read, name)
+
+
+def _no_array(X: Any, name: str) -> DataError:
+    what = "None" if X is None else f"of type {type(X).__name__}"
+    return DataError(f"{name} must be an array of numbers, (n_x, m); it is {what}. Pass an array, a table or a list.")
+
+
+def _check_shape(shape: tuple[int, ...], rows: bool, name: str) -> None:
+    wanted = "(m, n_x), one row an example" if rows else "(n_x, m), one column an example"
+    if len(shape) == 1:
+        example, feature = (
+            (f"{name}[None, :]", f"{name}[:, None]") if rows else (f"{name}[:, None]", f"{name}[None, :]")
+        )
+        raise ShapeError(
+            f"{name} must be 2-D, {wanted}; its shape is {shape}. One example is {example}; one feature is {feature}."
+        )
+    if len(shape) != 2:
+        flat = f"{name}.reshape(len({name}), -1){'' if rows else '.T'}"
+        raise ShapeError(
+            f"{name} must be 2-D, {wanted}; its shape is {shape}. If its first axis counts examples, pass {flat}."
+        )
+    if 0 in shape:
+        raise DataError(
+            f"{name} must hold at least one example and one feature; its shape is {shape}. Check the filter or the "
+            "file that it comes from."
+        )
 
 
 def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
@@ -169,7 +226,12 @@ def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
         if part.n_features != first.n_features:
             raise ShapeError(
                 f"The parts of {name} must have the same features; {name}[0] has {first.n_features}, "
-                f"{name}[{i}] has {part.n_features}."
+                f"{name}[{i}] has {part.n_features}. Parts are joined along the examples."
+            )
+        if part.names and first.names and part.names != first.names:
+            raise ShapeError(
+                f"The parts of {name} must have the same columns in the same order; {name}[0] has "
+                f"{', '.join(first.names)}, {name}[{i}] has {', '.join(part.names)}. Pass {name}[{i}][list({name}[0])]."
             )
     devices.same_place(*((f"{name}[{i}]", array) for i, array in enumerate(arrays)))
     ends = np.cumsum([part.n_examples for part in parts])
@@ -180,11 +242,11 @@ def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
             begin = int(end) - part.n_examples
             low, high = max(start, begin), min(stop, int(end))
             if low < high or (low == high and not found and part is parts[-1]):
-                found.append(part.read(low - begin, high - begin))
+                found.append(first.place.asarray(part.read(low - begin, high - begin)))
         return found[0] if len(found) == 1 else first.place.xp.concat(found)
 
     in_memory = all(part.in_memory for part in parts)
-    return replace(first, n_examples=int(ends[-1]), in_memory=in_memory, read=read)
+    return replace(first, n_examples=int(ends[-1]), in_memory=in_memory, read=read, name=name)
 
 
 def _column_names(X: Any) -> tuple[str, ...] | None:
@@ -194,6 +256,10 @@ def _column_names(X: Any) -> tuple[str, ...] | None:
 
 
 def _table_values(X: Any, names: tuple[str, ...], name: str) -> npt.NDArray[Any]:
+    twice = sorted({repr(key) for key in names if names.count(key) > 1})
+    if twice or not names:
+        came = f"{', '.join(twice[:8])} {'is' if len(twice) == 1 else 'are'} there twice" if twice else "it has none"
+        raise DataError(f"{name} must have columns of different names; {came}. Rename or add columns.")
     columns = [np.asarray(X[key]) for key in (X.columns if hasattr(X, "to_numpy") else X.column_names)]
     wrong = [repr(key) for key, column in zip(names, columns, strict=True) if column.dtype.kind not in "biuf"]
     if wrong:
@@ -206,11 +272,15 @@ def _table_values(X: Any, names: tuple[str, ...], name: str) -> npt.NDArray[Any]
 
 def _from_lists(X: Any, name: str) -> npt.NDArray[Any]:
     try:
-        return np.asarray(X)
+        values = np.asarray(X)
     except ValueError as error:
         raise ShapeError(
-            f"{name} must be an array of numbers, (n_x, m); it is a {type(X).__name__} whose rows differ in length."
+            f"{name} must be an array of numbers, (n_x, m); it is a {type(X).__name__} whose rows differ in length. "
+            "Give each the same number of values."
         ) from error
+    if values.ndim == 0:
+        raise _no_array(X, name)
+    return values
 
 
 def _check_numeric(X: Any, name: str) -> None:
@@ -244,18 +314,21 @@ def windows(m: int, n_x: int, batch_size: int, *, seed: int, epoch: int, shuffle
 
     Up to `PERMUTED` numbers it is one permutation of all of them. Larger data is cut into runs of `RUN` consecutive
     examples; the runs are taken in random order, as many at a time as make `WINDOW` numbers or one batch, and the
-    examples of each such window are permuted. Nothing here depends on where the data is kept.
+    examples of each such window are permuted. A last, shorter run joins the last window, so that every epoch has
+    windows of the same sizes. Nothing here depends on where the data is kept.
     """
     generator = np.random.default_rng([seed, 1, epoch])
     if m * n_x <= PERMUTED:
         yield Window([(0, m)], generator.permutation(m) if shuffle else np.arange(m))
         return
-    starts = np.arange(0, m, RUN)
+    starts = np.arange(m // RUN) * RUN
     if shuffle:
         starts = generator.permutation(starts)
     runs_at_once = max(1, -(-batch_size // RUN), WINDOW // (n_x * RUN))
-    for i in range(0, starts.size, runs_at_once):
-        runs = [(int(start), min(int(start) + RUN, m)) for start in starts[i : i + runs_at_once]]
+    for i in range(0, max(1, starts.size), runs_at_once):
+        runs = [(int(start), int(start) + RUN) for start in starts[i : i + runs_at_once]]
+        if i + runs_at_once >= starts.size and m % RUN:
+            runs.append((m - m % RUN, m))
         size = sum(stop - start for start, stop in runs)
         yield Window(runs, generator.permutation(size) if shuffle else np.arange(size))
 
@@ -316,11 +389,11 @@ class Examples:
         if not self.source.in_memory or (room is not None and size > room // 2):
             return self
         if self.scaling is None:
-            rows = self.place.asarray(self.source.read(0, self.source.n_examples), dtype=self.dtype)
+            rows = convert(self.source.read(0, self.source.n_examples), None, self.place, self.dtype)
             if gathered and self.place.is_numpy:
                 rows = np.ascontiguousarray(rows)
             for start, stop in self.source.blocks():
-                self._check_finite(rows[start:stop, :], start)
+                self.source.check_finite(rows[start:stop, :], start, self.dtype, xp=self.place.xp)
         else:
             rows = self.place.xp.concat([self.converted(*block) for block in self.source.blocks()])
         return replace(self, rows=rows)
@@ -328,26 +401,8 @@ class Examples:
     def converted(self, start: int, stop: int) -> Array:
         """Return these examples' rows, ``(stop - start, n_x)``, at `place`, checked and standardized."""
         rows = convert(self.source.read(start, stop), self.scaling, self.place, self.dtype)
-        self._check_finite(rows, start)
+        self.source.check_finite(rows, start, self.dtype, xp=self.place.xp)
         return rows
-
-    def _check_finite(self, rows: Array, start: int) -> None:
-        xp = self.place.xp
-        # A sum is finite only if all its terms are; the costlier look at each follows only when it is not.
-        if bool(xp.all(xp.isfinite(xp.sum(rows, axis=0)))):
-            return
-        wrong = ~np.isfinite(devices.to_host(rows))
-        if not wrong.any():
-            return
-        example, feature = (int(i) for i in np.argwhere(wrong)[0])
-        value = devices.to_host(self.source.read(start + example, start + example + 1))[0, feature]
-        where = f"{self.source.feature(feature)} of example {start + example}"
-        if np.isfinite(value):
-            raise DataError(
-                f"X must fit in {self.dtype}; {where} is {value:g}, beyond its range. Scale it, or pass "
-                'dtype="float64".'
-            )
-        raise DataError(f"X must be finite; {where} is {value}. Remove such examples or fill in the values.")
 
     def whole(self) -> Batch:
         """Return all examples as one batch, for a full-batch step, a cost or a score."""
@@ -359,7 +414,11 @@ class Examples:
         """Yield the epoch's batches of `batch_size` columns; the last of each window may be smaller."""
         if batch_size >= self.source.n_examples:
             yield self.whole()
-            return
+        else:
+            yield from self.ordered(batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+
+    def ordered(self, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> Iterator[Batch]:
+        """Yield the epoch's batches, each one piece, also when one holds all examples and its order does not matter."""
         order = windows(
             self.source.n_examples, self.source.n_features, batch_size, seed=seed, epoch=epoch, shuffle=shuffle
         )
@@ -415,21 +474,33 @@ def convert(
 ) -> Array:
     """Return rows at `place` in `dtype`, standardized first when there is a `scaling`.
 
-    On the host the subtraction is done in float64 before the cast: a feature of 10⁹ ± 1 keeps its digits.
+    Of float64 X, and of any on the host, the mean is taken in float64 before the cast: 10⁹ ± 1 keeps its digits.
     """
-    if scaling is None:
-        return place.asarray(rows, dtype=dtype)
-    at = devices.place_of(rows)
-    wide = "float64" if at.is_numpy else dtype
-    mean, deviation = (at.asarray(part, dtype=wide) for part in scaling)
-    return place.asarray((at.asarray(rows, dtype=wide) - mean) / deviation, dtype=dtype)
+    # What does not fit or is not finite is found and named by `Source.check_finite`.
+    with np.errstate(all="ignore"):
+        if scaling is None:
+            return place.asarray(rows, dtype=dtype)
+        at, wide = devices.place_of(rows), _wide(rows, dtype)
+        mean, deviation = (at.asarray(part, dtype=wide) for part in scaling)
+        return place.asarray((at.asarray(rows, dtype=wide) - mean) / deviation, dtype=dtype)
 
 
+def _wide(rows: Array, dtype: str) -> str:
+    """Return the dtype to standardize in: float64 on the host, and elsewhere where X has it."""
+    return "float64" if devices.place_of(rows).is_numpy or devices.dtype_name(rows) == "float64" else dtype
+
+
+@np.errstate(all="ignore")
 def scaling_of(source: Source, dtype: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the features' means and deviations, ``(n_x,)`` each; constant features get a deviation of 1.
 
     Blocks are merged by the formula of [1]_, in float64 on the host, where the naive Σx² − (Σx)²/m loses every digit
     of a feature whose mean is large.
+
+    Raises
+    ------
+    DataError
+        A number is not finite, or its square is not.
 
     References
     ----------
@@ -437,18 +508,29 @@ def scaling_of(source: Source, dtype: str) -> tuple[npt.NDArray[np.float64], npt
        1979.
     """
     xp = source.place.xp
-    wide = "float64" if source.place.is_numpy else dtype
+    wide = "float32"
     n, mean, squares = 0, np.zeros(source.n_features), np.zeros(source.n_features)
     for start, stop in source.blocks():
-        rows = source.place.asarray(source.read(start, stop), dtype=wide)
-        block_mean = xp.mean(rows, axis=0)
-        D = rows - block_mean
-        k, shift = stop - start, devices.to_host(block_mean).astype(np.float64) - mean
+        rows = source.read(start, stop)
+        wide = _wide(rows, dtype)
+        rows = convert(rows, None, source.place, wide)
+        source.check_finite(rows, start, wide, xp=xp)
+        D = rows - rows[:1, :]  # less a first guess at the mean, so that a constant feature is exactly constant
+        D_mean = xp.mean(D, axis=0)
+        D -= D_mean
+        k, first = stop - start, devices.to_host(rows[0, :]).astype(np.float64)
+        shift = first + devices.to_host(D_mean).astype(np.float64) - mean
         squares += devices.to_host(xp.sum(D * D, axis=0)).astype(np.float64) + shift**2 * (n * k / (n + k))
         mean += shift * (k / (n + k))
         n += k
     deviation = np.sqrt(squares / n)
-    constant = deviation <= 1e-12 * np.abs(mean)
+    if not np.isfinite(deviation).all():
+        worst = int(np.argmin(np.isfinite(deviation)))
+        raise DataError(
+            f"{source.name} must be smaller to be standardized; {source.feature(worst)} has squares beyond {wide}. "
+            "Scale it first."
+        )
+    constant = deviation <= (1e-12 if wide == "float64" else 1e-6) * np.abs(mean)
     return mean, np.where(constant | (deviation == 0.0), 1.0, deviation)
 
 
@@ -460,9 +542,9 @@ class Loader:
     X : array, memmap, table, or a list of them
         ``(n_x, m)``, or ``(m, n_x)`` with ``examples="rows"``.
     Y : array, optional
-        Numbers, ``(m,)`` or ``(n_y, m)``.
+        Numbers, ``(m,)`` or ``(n_y, m)``; ``(m, n_y)`` with ``examples="rows"``.
     batch_size : int
-        Columns in a batch; the last may be smaller.
+        Columns in a batch; the last may be smaller, as may that of each window when X is larger than `PERMUTED`.
     shuffle : bool
         Whether each pass takes the examples in a new random order.
     random_state : int
@@ -474,7 +556,7 @@ class Loader:
     dtype : {"float32", "float64"}
         The batches' dtype.
     examples : {"columns", "rows"}
-        Which way the examples of X lie. Batches always have them as columns.
+        Which way the examples of X, and of a 2-D Y, lie. Batches always have them as columns.
 
     Attributes
     ----------
@@ -511,21 +593,23 @@ class Loader:
         self.shuffle = true_or_false("shuffle", shuffle)
         self.device, self.dtype, self.epoch = device, dtype, 0
         made = source(X, examples=examples)
-        self.place = devices.resolve(device, X)
+        devices.same_place(("X", X), ("Y", Y))
+        self.place = made.place if device is None else devices.resolve(device)
         devices.check_dtype(self.place, dtype)
-        self._flat = Y is not None and np.ndim(Y if hasattr(Y, "ndim") else np.asarray(Y)) == 1
-        targets = np.zeros((made.n_examples, 1), dtype) if Y is None else self._targets(Y, made.n_examples)
-        self._examples = Examples(made, self.place, dtype, None, self.place.asarray(targets, dtype=dtype))
+        rows = np.zeros((made.n_examples, 1), dtype) if Y is None else self._targets(Y, made)
+        self._flat = Y is not None and np.ndim(Y) == 1
+        self._examples = Examples(made, self.place, dtype, None, convert(rows, None, self.place, dtype))
         self._examples = self._examples.kept(gathered=True)
 
-    @staticmethod
-    def _targets(Y: Any, m: int) -> npt.NDArray[Any]:
-        targets = np.atleast_2d(devices.to_host(Y) if hasattr(Y, "shape") else np.asarray(Y))
-        if targets.shape[-1] != m:
-            raise ShapeError(f"Y must have one column for each of X's {m} examples; its shape is {np.shape(Y)}.")
-        if targets.dtype.kind not in "biuf":
-            raise DataError(f"A Loader's Y must be numbers; its dtype is {targets.dtype}. Pass words to fit instead.")
-        return targets.T
+    def _targets(self, Y: Any, made: Source) -> npt.NDArray[Any]:
+        """Return Y's rows, one an example."""
+        labels = targets.read(Y, examples=self.examples)
+        check_orientation(made, labels.shape[-1], examples=self.examples)
+        if labels.dtype.kind == "U":
+            raise DataError(
+                f"A Loader's Y must be numbers; it holds words, such as {labels.flat[0]!s}. Pass words to fit."
+            )
+        return np.atleast_2d(labels).T
 
     def __len__(self) -> int:
         """Return the number of batches of one pass."""
@@ -549,7 +633,7 @@ class Loader:
 
     def _batches(self, epoch: int) -> Iterator[Any]:
         with self.place.active():
-            for batch in self._examples.batches(
+            for batch in self._examples.ordered(
                 self.batch_size, seed=self.random_state, epoch=epoch, shuffle=self.shuffle
             ):
                 for X, Y, _ in batch.pieces:
@@ -600,7 +684,10 @@ def check_orientation(source: Source, n_targets: int, *, examples: str, name: st
     shape = (source.n_examples, source.n_features)
     if examples == "columns":
         shape = shape[::-1]
-    problem = f"{name} is {shape} and Y has {n_targets} examples: examples are {examples} here."
+    problem = f"{name} is {shape} and Y has {n_targets} example{'s' * (n_targets > 1)}: examples are {examples} here."
+    if n_targets == 1:
+        column = (source.n_examples, 1) if examples == "columns" else (1, source.n_examples)
+        raise ShapeError(f"{problem} If Y is {column}, pass Y.T.")
     if source.n_features == n_targets:
         other = 'examples="rows"' if examples == "columns" else 'examples="columns"'
         raise ShapeError(f"{problem} Pass {name}.T or {other}.")
@@ -608,7 +695,8 @@ def check_orientation(source: Source, n_targets: int, *, examples: str, name: st
 
 
 def sample(source: Source, count: int = 4_096) -> Sequence[Array]:
-    """Return the rows of up to `count` examples, taken evenly in 16 slices."""
+    """Return the rows of up to `count` examples, and of `READ` numbers, taken evenly in 16 slices."""
+    count = min(count, max(16, READ // source.n_features))
     if source.n_examples <= count:
         return [source.read(0, source.n_examples)]
     width = count // 16

@@ -6,12 +6,13 @@ whole columns on 100-64-1 with 400,000 examples and two cores. Other namespaces 
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -184,8 +185,42 @@ def running(
         if not place.is_numpy or (threads is None and not pooled):
             yield Engine(place, sizes, activation, head)
             return
-        from threadpoolctl import threadpool_limits
-
         pool = ThreadPoolExecutor(allowed, thread_name_prefix="xpnet") if pooled else None
-        with threadpool_limits(1 if pooled else allowed, user_api="blas"), pool or nullcontext():
+        with _BLAS.limited(1 if pooled else allowed), pool or nullcontext():
             yield Engine(place, sizes, activation, head, pool, allowed if pooled else 1)
+
+
+class _Blas:
+    """The BLAS threads of this process: a number that belongs to all fits that run at the same time.
+
+    The first to come sets it and the last to go puts back what was there, whichever threads they are in.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._limits: Any = None
+
+    @contextmanager
+    def limited(self, threads: int) -> Iterator[None]:
+        """Hold BLAS to so many threads, or to as many as a fit that already runs asked for."""
+        import threadpoolctl
+
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._limits = threadpoolctl.threadpool_limits(threads, user_api="blas")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    # Since 3.8 only the thread that set a limit may lift it, unless it has been told to let go.
+                    openblas = getattr(threadpoolctl, "OpenBLASController", None)
+                    if hasattr(openblas, "clear_controlling_thread"):
+                        openblas.clear_controlling_thread(force=True)
+                    self._limits.restore_original_limits()
+                    self._limits = None
+
+
+_BLAS = _Blas()

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from xpnet import activations, data, engine, equations, files, heads, targets
 from xpnet import device as devices
 from xpnet.activations import Activation
-from xpnet.arguments import choice, nearest
+from xpnet.arguments import choice, file_path, nearest, real, whole
 from xpnet.device import HOST, Place
-from xpnet.errors import ArgumentError, FileFormatError, ShapeError
+from xpnet.errors import ArgumentError, DataError, FileFormatError, ShapeError
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
 
@@ -80,10 +80,20 @@ class Network:
     timing: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for layer in self.layers:
-            for array in layer:
-                if isinstance(array, np.ndarray):
-                    array.flags.writeable = False
+        for array in (part for parts in (*self.layers, self.scaling or ()) for part in parts):
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+        for name in ("history", "timing"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle or a copy holds."""
+        return self.__dict__ | {"history": dict(self.history), "timing": dict(self.timing)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle or a copy held, where arrays had become writeable."""
+        self.__dict__.update(state)
+        self.__post_init__()
 
     @property
     def task(self) -> str:
@@ -195,7 +205,7 @@ class Network:
         source, Y = self._labelled(X, Y, examples)
         weight = targets.weights(sample_weight, None, Y, self.kind, source.n_examples)
         given = prepared(source, Y, self.kind, self.place, self.dtype, self.scaling, weight)
-        with self._engine(source.n_examples) as run:
+        with self._engine(source.n_examples) as run, self.place.active():
             return float(run.cost(self.layers, given.kept(gathered=False).whole().pieces)) / source.n_examples
 
     def to(self, device: str) -> "Network":
@@ -234,6 +244,7 @@ class Network:
             {
                 "task": self.task,
                 "classes": None if classes is None else classes.tolist(),
+                "classes_dtype": None if classes is None else _label_dtype(classes),
                 "activation": self.activation.name,
                 "feature_names": self.feature_names,
                 "history": {key: list(values) for key, values in self.history.items()},
@@ -268,8 +279,9 @@ class Network:
             raise ArgumentError(
                 f"explain is for a few examples, {EXPLAINED} at most; X has {source.n_examples}: pass X[:, :3]."
             )
-        rows = data.convert(source.read(0, source.n_examples), self.scaling, self.place, self.dtype)
+        reader = data.Examples(source, self.place, self.dtype, self.scaling, None)
         with self._engine(source.n_examples), self.place.active():
+            rows = reader.converted(0, source.n_examples)
             lines = self._explained(self.place.xp.matrix_transpose(rows), labels)
         print("\n".join(lines), file=out)
 
@@ -389,6 +401,13 @@ def prepared(
     """Return X, the encoded Y and the weights (scaled to a mean of 1), ready at `place`."""
     encoded = np.ascontiguousarray(targets.encode(Y, kind, name=name).T)
     factors = None if weight is None else (weight * (weight.size / weight.sum()))[:, None]
+    beyond = np.abs(encoded) > np.finfo(dtype).max
+    if beyond.any():
+        example, row = (int(i) for i in np.argwhere(beyond)[0])
+        raise DataError(
+            f"{name} must fit in {dtype}; {name}[{example if Y.ndim == 1 else f'{row}, {example}'}] is "
+            f'{encoded[example, row]:g}, beyond its range. Scale it, or pass dtype="float64".'
+        )
     with place.active():
         return data.Examples(
             source,
@@ -425,20 +444,26 @@ def load(path: str | Path, *, device: str = "cpu", activation: Activation | None
     DeviceUnavailableError
         The device cannot be used here.
     """
-    place = devices.resolve(device)
+    place, path = devices.resolve(device), file_path("path", path)
     tensors, metadata = files.read(path, kind="network")
+    name = metadata.get("activation")
+    if not isinstance(name, str):
+        raise FileFormatError(
+            f"{path} is not a whole xpnet network (its activation is {name!r}). Save it again, or take a copy."
+        )
+    chosen = _activation_of(name, activation)
     try:
-        net = _from_file(tensors, metadata, _activation_of(metadata["activation"], activation))
+        net = _from_file(tensors, metadata, chosen)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
-        if isinstance(error, ArgumentError):
-            raise
         raise FileFormatError(
             f"{path} is not a whole xpnet network ({type(error).__name__}: {error}). Save it again, or take a copy."
         ) from error
     return net if place == HOST else net.to(place.name)
 
 
-def _activation_of(name: Any, given: Activation | None) -> Activation:
+def _activation_of(name: str, given: Activation | None) -> Activation:
+    if given is not None and not isinstance(given, Activation):
+        raise ArgumentError(f"activation must be an xpnet.Activation(g, dg); it is {given!r}.")
     if name in activations.ACTIVATIONS and given is None:
         return activations.ACTIVATIONS[name]
     if given is None:
@@ -459,13 +484,17 @@ def _from_file(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any], a
     layers = tuple(Layer(tensors[f"W{l}"], tensors[f"b{l}"]) for l in range(1, depth + 1))
     _check_layers(layers, len(tensors), scaling)
     task = choice("task", metadata["task"], tuple(heads.TASK_HEADS))
-    kind = Task(task, _classes_from(metadata["classes"], task), int(layers[-1].W.shape[0]))
+    classes = _classes_from(metadata["classes"], metadata["classes_dtype"], task)
+    kind = Task(task, classes, int(layers[-1].W.shape[0]))
     if kind.classes is not None and kind.n_outputs != (1 if task == "binary" else kind.classes.size):
         raise ValueError(f"{kind.classes.size} classes for {kind.n_outputs} outputs")
     names = metadata["feature_names"]
-    if names is not None and not (len(names) == layers[0].W.shape[1] and all(isinstance(name, str) for name in names)):
+    if names is not None and not (
+        isinstance(names, list) and len(names) == layers[0].W.shape[1] and all(isinstance(name, str) for name in names)
+    ):
         raise ValueError("feature names that do not fit the weights")
-    history = {str(key): [float(value) for value in values] for key, values in metadata["history"].items()}
+    if not isinstance(metadata["stop_reason"], str):
+        raise ValueError("stop_reason that is not a word")
     best = metadata["best_epoch"]
     return Network(
         layers=layers,
@@ -473,12 +502,12 @@ def _from_file(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any], a
         kind=kind,
         feature_names=None if names is None else tuple(names),
         scaling=scaling,
-        history=MappingProxyType(history),
-        epochs_run=int(metadata["epochs_run"]),
-        best_epoch=None if best is None else int(best),
-        stop_reason=str(metadata["stop_reason"]),
-        random_state=int(metadata["random_state"]),
-        timing=MappingProxyType({str(key): float(value) for key, value in metadata["timing"].items()}),
+        history={key: [real(key, value) for value in values] for key, values in metadata["history"].items()},
+        epochs_run=whole("epochs_run", metadata["epochs_run"], low=0),
+        best_epoch=None if best is None else whole("best_epoch", best, low=0),
+        stop_reason=metadata["stop_reason"],
+        random_state=whole("random_state", metadata["random_state"], low=0),
+        timing={key: real(key, value) for key, value in metadata["timing"].items()},
     )
 
 
@@ -504,18 +533,27 @@ def _check_layers(layers: Sequence[Layer], n_tensors: int, scaling: Any) -> None
             raise ValueError("scaling that is not finite and positive")
 
 
-def _classes_from(values: Any, task: str) -> npt.NDArray[Any] | None:
+def _label_dtype(classes: npt.NDArray[Any]) -> str:
+    """Return ``"str"``, whatever the words' length, ``"bool"``, ``"int64"`` and so on."""
+    return "str" if classes.dtype.kind == "U" else classes.dtype.name
+
+
+def _classes_from(values: Any, dtype: Any, task: str) -> npt.NDArray[Any] | None:
     if task in ("regression", "count"):
-        if values is not None:
+        if values is not None or dtype is not None:
             raise ValueError("classes for a task that has none")
         return None
+    if not isinstance(values, list):
+        raise ValueError("classes that are no list")
     kinds = {type(value) for value in values}
     if len(kinds) != 1 or not kinds <= {str, int, bool, float}:
         raise ValueError("classes of no single kind")
     if kinds == {float} and not all(math.isfinite(value) for value in values):
         raise ValueError("classes that are not finite")
-    classes = np.asarray(values)
-    if classes.dtype.kind not in "Ubif" or (classes.size > 1 and not (classes[:-1] < classes[1:]).all()):
+    classes = np.asarray(values, dtype=dtype)
+    if classes.dtype.kind not in "Ubiuf" or _label_dtype(classes) != dtype or classes.tolist() != values:
+        raise ValueError(f"classes of dtype {dtype}")
+    if classes.size > 1 and not (classes[:-1] < classes[1:]).all():
         raise ValueError("classes out of order")
     if task == "binary" and classes.size != 2:
         raise ValueError(f"{classes.size} classes for a binary task")

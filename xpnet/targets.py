@@ -56,39 +56,79 @@ def read(Y: Any, *, examples: str = "columns", name: str = "Y") -> Labels:
     """
     if Y is None:
         raise DataError(f"{name} is missing: pass the targets, (m,) or (n_y, m).")
-    try:
-        values = (
-            to_host(Y) if hasattr(Y, "shape") and hasattr(Y, "dtype") and not hasattr(Y, "to_numpy") else np.asarray(Y)
+    values = _values(Y, name)
+    if values.ndim == 0:
+        raise DataError(
+            f"{name} must be an array or a list, (m,) or (n_y, m); it is of type {type(Y).__name__}. Pass one."
         )
-    except ValueError as error:
-        raise ShapeError(f"{name} must be (m,) or (n_y, m); its rows differ in length.") from error
-    if values.ndim not in (1, 2):
-        raise ShapeError(f"{name} must be (m,), (1, m) or (n_y, m); its shape is {values.shape}.")
+    if values.ndim > 2:
+        flat = f"{name}.reshape(-1, {values.shape[-1]})"
+        raise ShapeError(f"{name} must be (m,), (1, m) or (n_y, m); its shape is {values.shape}. Pass {flat}.")
     if values.size == 0:
-        raise DataError(f"{name} must hold at least one example; its shape is {values.shape}.")
+        raise DataError(
+            f"{name} must hold at least one example; its shape is {values.shape}. Check the filter or the file that it "
+            "comes from."
+        )
     if values.ndim == 2:
         values = values.T if examples == "rows" else values
         values = values[0] if values.shape[0] == 1 else values
     return _plain(values, name)
 
 
+def unmasked(array: Any, name: str) -> Any:
+    """Return `array` without the mask of a NumPy masked array, which must mask nothing: arithmetic would not see it."""
+    if not hasattr(array, "filled"):
+        return array
+    masked = array.size - array.count()
+    if masked:
+        raise DataError(
+            f"{name} must have no masked values; {masked} are masked. Remove such examples, or pass "
+            f"{name}.filled(value)."
+        )
+    return array.data
+
+
+def _values(Y: Any, name: str) -> npt.NDArray[Any]:
+    """Return what Y holds as an array on the host; a list of words and numbers as objects, not all of it as words."""
+    Y = unmasked(Y, name)
+    if hasattr(Y, "shape") and hasattr(Y, "dtype") and not hasattr(Y, "to_numpy"):
+        return to_host(Y)
+    try:
+        values = np.asarray(Y)
+        return np.asarray(Y, dtype=object) if isinstance(Y, list | tuple) and values.dtype.kind in "US" else values
+    except ValueError as error:
+        raise ShapeError(
+            f"{name} must be (m,) or (n_y, m); its rows differ in length. Give each the same number of values."
+        ) from error
+
+
 def _plain(values: Labels, name: str) -> Labels:
     """Return labels of one of the kinds bool, int, float and str, refusing the missing and the infinite."""
-    if values.dtype.kind == "O":
+    if values.dtype.kind in "OT":
+        values = values.astype(object)
         kinds = {type(value) for value in values.flat}
-        if kinds <= {str, np.str_}:
+        if all(issubclass(kind, str) for kind in kinds):
             return values.astype(str)
-        if kinds <= {bool, np.bool_} or kinds <= {int, float, bool, np.int64, np.float64, np.bool_}:
-            return _plain(np.asarray(values.tolist()), name)
+        if all(issubclass(kind, bool | np.bool_ | int | np.integer | float | np.floating) for kind in kinds):
+            numbers = np.asarray(values.tolist())
+            if numbers.dtype.kind == "O":
+                raise DataError(
+                    f"{name} must hold whole numbers of 64 bits or less; the largest is {max(values.flat)}. Pass such "
+                    "labels as words."
+                )
+            return _plain(numbers, name)
         listed = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise DataError(
             f"{name} must hold labels of one kind (words, whole numbers or bools) or numbers; it holds {listed}. "
             "Fill in what is missing and cast with astype."
         )
-    if values.dtype.kind in "UT":
-        return values.astype(str)
+    if values.dtype.kind == "U":
+        return values
     if values.dtype.kind not in "biuf":
-        raise DataError(f"{name} must be real numbers or labels; its dtype is {values.dtype}.")
+        raise DataError(
+            f"{name} must be real numbers or labels (words, whole numbers or bools); its dtype is {values.dtype.name}. "
+            f"{'Pass its real and imaginary parts as rows.' if values.dtype.kind == 'c' else 'Cast it with astype.'}"
+        )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
         raise DataError(
@@ -135,6 +175,11 @@ def _one_hot(Y: Labels) -> bool:
 
 def _guess(Y: Labels) -> str:
     if Y.ndim == 2:
+        if Y.dtype.kind == "U":
+            raise TargetError(
+                f"Y of words must be (m,), one an example; it is {Y.shape}. For several labels an example pass rows of "
+                "0 and 1."
+            )
         if _zeros_and_ones(Y):
             return "multiclass" if _one_hot(Y) else "multilabel"
         if not _whole_numbers(Y):
@@ -173,17 +218,14 @@ def _named(Y: Labels, task: str) -> Task:
         return Task(task, np.arange(Y.shape[0]), int(Y.shape[0]))
     if Y.ndim == 2:
         if task == "multiclass" and _one_hot(Y):
+            _refuse_single(np.flatnonzero(Y.any(axis=1)), Y.shape[1])
             return Task(task, np.arange(Y.shape[0]), int(Y.shape[0]))
         raise TargetError(
             f'task="{task}" needs Y of m labels, or one-hot columns for "multiclass"; Y is {Y.shape}.'
             ' For several labels an example pass task="multilabel".'
         )
     classes = np.unique(Y)
-    if classes.size == 1:
-        raise TargetError(
-            f"Y has a single class, {classes[0].item()!r}, in all {Y.size} examples; there is nothing to tell apart. "
-            "Pass examples of at least two classes."
-        )
+    _refuse_single(classes, Y.size)
     if task == "binary":
         if classes.size > 2:
             raise TargetError(f'task="binary" needs two classes; Y has {classes.size}. Pass task="multiclass".')
@@ -191,19 +233,32 @@ def _named(Y: Labels, task: str) -> Task:
     return Task(task, classes, int(classes.size))
 
 
+def _refuse_single(classes: Labels, m: int) -> None:
+    if classes.size == 1:
+        raise TargetError(
+            f"Y has a single class, {classes[0].item()!r}, in all {m} examples; there is nothing to tell apart. Pass "
+            "examples of at least two classes."
+        )
+
+
 def _of_numbers(Y: Labels, task: str) -> Task:
     if Y.dtype.kind not in "biuf":
         raise TargetError(
-            f'task="{task}" needs numbers; Y holds {Y.dtype.name.rstrip("0123456789")}, such as {Y.flat[0]!r}.'
+            f'task="{task}" needs numbers; Y holds words, such as {Y.flat[0].item()!r}. Pass numbers, or '
+            'task="multiclass".'
         )
     if task == "count":
-        if (Y < 0).any():
-            raise TargetError(
-                f'task="count" needs counts of 0 or more; the smallest Y is {Y.min():g}. Pass task="regression".'
-            )
+        _refuse_negative(Y, "Y")
         if not Y.any():
-            raise TargetError('task="count" needs at least one count above 0; every Y is 0.')
+            raise TargetError('task="count" needs at least one count above 0; every Y is 0. Check how Y was counted.')
     return Task(task, None, 1 if Y.ndim == 1 else int(Y.shape[0]))
+
+
+def _refuse_negative(Y: Labels, name: str) -> None:
+    if (Y < 0).any():
+        raise TargetError(
+            f'task="count" needs counts of 0 or more; the smallest {name} is {Y.min():g}. Pass task="regression".'
+        )
 
 
 def encode(Y: Labels, task: Task, *, name: str = "Y") -> npt.NDArray[Any]:
@@ -212,15 +267,20 @@ def encode(Y: Labels, task: Task, *, name: str = "Y") -> npt.NDArray[Any]:
     Raises
     ------
     TargetError
-        Y has a label that is not among the task's classes, or another number of outputs.
+        Y has a label that is not among the task's classes, another number of outputs, or a negative count.
     """
     if task.classes is None or task.name == "multilabel" or Y.ndim == 2:
         rows: npt.NDArray[Any] = Y if Y.ndim == 2 else Y[None, :]
         if rows.dtype.kind not in "biuf" or rows.shape[0] != task.n_outputs:
             raise TargetError(
                 f"{name} must hold {task.n_outputs} number{'s' * (task.n_outputs > 1)} an example for this {task.name} "
-                f"network; it is {Y.shape}, {Y.dtype.name}."
+                f"network; it is {Y.shape}, {Y.dtype.name}. Pass Y like the one trained on."
             )
+        if task.classes is not None and not (_one_hot(rows) if task.name == "multiclass" else _zeros_and_ones(rows)):
+            form = "one-hot columns" if task.name == "multiclass" else "0 and 1"
+            raise TargetError(f"{name} must be {form} for this {task.name} network; it holds others. Pass 0/1 rows.")
+        if task.name == "count":
+            _refuse_negative(rows, name)
         return rows.astype(np.float64)
     numbers = indices(Y, task.classes, name=name)
     if task.name == "binary":
@@ -250,6 +310,13 @@ def indices(Y: Labels, classes: Labels, *, name: str = "Y") -> npt.NDArray[np.in
     return found.astype(np.int64)
 
 
+def _members(Y: Labels, task: Task) -> npt.NDArray[np.int64]:
+    """Return each example's class by number, ``(m,)``, from labels or one-hot columns."""
+    if Y.ndim == 2 or task.classes is None:
+        return np.asarray(np.argmax(encode(Y, task), axis=0))
+    return indices(Y, task.classes)
+
+
 def weights(sample_weight: Any, class_weight: Any, Y: Labels, task: Task, m: int) -> npt.NDArray[np.float64] | None:
     """Return each column's weight, ``(m,)``, or None when all are 1.
 
@@ -270,14 +337,31 @@ def weights(sample_weight: Any, class_weight: Any, Y: Labels, task: Task, m: int
     of_class = _class_weights(class_weight, Y, task)
     if sample_weight is None:
         return of_class
-    given = np.asarray(to_host(sample_weight) if hasattr(sample_weight, "shape") else sample_weight)
+    wanted = f"sample_weight must have one weight for each of {m} examples"
+    sample_weight = unmasked(sample_weight, "sample_weight")
+    try:
+        given = to_host(sample_weight) if hasattr(sample_weight, "shape") else np.asarray(sample_weight)
+    except ValueError as error:
+        raise ShapeError(f"{wanted}; its rows differ in length. Pass an array of shape ({m},).") from error
     if given.shape != (m,):
-        raise ShapeError(f"sample_weight must have one weight for each of {m} examples; its shape is {given.shape}.")
-    if given.dtype.kind not in "biuf" or not np.isfinite(given).all() or (given < 0).any():
-        raise DataError("sample_weight must be finite numbers of 0 or more; it holds others.")
-    if not given.any():
-        raise DataError("sample_weight must leave some example a weight above 0; all are 0.")
-    return given.astype(np.float64) if of_class is None else given * of_class
+        raise ShapeError(f"{wanted}; its shape is {given.shape}. Pass an array of shape ({m},).")
+    if given.dtype.kind not in "biuf":
+        raise DataError(f"sample_weight must be real numbers; its dtype is {given.dtype.name}. Cast it with astype.")
+    wrong = ~(np.isfinite(given) & (given >= 0))
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise DataError(
+            f"sample_weight must be finite numbers of 0 or more; sample_weight[{i}] is {given[i]}. Give examples that "
+            "should not count the weight 0."
+        )
+    weight = given.astype(np.float64) if of_class is None else given * of_class
+    if not weight.any():
+        product = "" if of_class is None else " once class_weight is in them"
+        raise DataError(
+            f"sample_weight must leave some example a weight above 0; all are 0{product}. Leave it out to weigh all "
+            "alike."
+        )
+    return weight
 
 
 def _class_weights(class_weight: Any, Y: Labels, task: Task) -> npt.NDArray[np.float64] | None:
@@ -287,7 +371,7 @@ def _class_weights(class_weight: Any, Y: Labels, task: Task) -> npt.NDArray[np.f
         raise ArgumentError(
             f"class_weight needs a binary or multiclass task; this one is {task.name}. Use sample_weight."
         )
-    members = np.argmax(Y, axis=0) if Y.ndim == 2 else indices(Y, task.classes)
+    members = _members(Y, task)
     if isinstance(class_weight, str) and class_weight == "balanced":
         counts = np.bincount(members, minlength=task.classes.size)
         of_class = members.size / (task.classes.size * np.maximum(counts, 1))
@@ -344,8 +428,7 @@ def score(Y: Labels, A: npt.NDArray[Any], task: Task, weight: npt.NDArray[np.flo
         encoded = encode(Y, task)
         return float(np.average((decode(A, task) == encoded).all(axis=0), weights=weight))
     if task.classes is not None:
-        true = np.argmax(Y, axis=0) if Y.ndim == 2 else indices(Y, task.classes)
-        right = indices(decode(A, task), task.classes) == true
+        right = indices(decode(A, task), task.classes) == _members(Y, task)
         return float(np.average(right, weights=weight))
     numbers, output = encode(Y, task), A.astype(np.float64)
     mean = np.average(numbers, axis=1, weights=weight)[:, None]

@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from types import MappingProxyType
-from typing import Any, Literal, Never
+from typing import Any, Literal, NamedTuple, Never
 
 import numpy as np
 
 from xpnet import activations, data, engine, equations, files, heads, initializers, optimizers, parameters, targets
 from xpnet import device as devices
 from xpnet.activations import Activation
-from xpnet.arguments import real, refuse_unknown, true_or_false, whole
+from xpnet.arguments import file_path, real, refuse_unknown, true_or_false, whole
 from xpnet.data import Batch, Examples, Loader
 from xpnet.device import Place
 from xpnet.engine import Engine
@@ -249,7 +248,7 @@ def fit(
         patience=None if patience is None else whole("patience", patience, low=1),
         callbacks=_callbacks(callbacks),
         show=_show(verbose),
-        checkpoint=None if checkpoint is None else os.fspath(checkpoint),
+        checkpoint=None if checkpoint is None else file_path("checkpoint", checkpoint),
         checkpoint_every=real("checkpoint_every", checkpoint_every, low=0.0),
     )
     threads = None if threads is None else whole("threads", threads, low=1)
@@ -352,7 +351,7 @@ def _columns(batch_size: Any, m: int, optimizer: Optimizer) -> int:
 
 
 def _hidden(hidden: Any) -> tuple[int, ...]:
-    if isinstance(hidden, str | bytes) or (not np.iterable(hidden) and not hasattr(hidden, "__index__")):
+    if isinstance(hidden, str | bytes | set | dict) or not (np.iterable(hidden) or hasattr(hidden, "__index__")):
         raise ArgumentError(
             f"hidden must be a whole number or a sequence of them, such as (256, 64); it is {hidden!r}."
         )
@@ -379,14 +378,19 @@ def _show(verbose: Any) -> bool:
 
 
 def _saved(path: str | None) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return the arrays and the metadata of the checkpoint, when there is one."""
-    return files.read(path, kind="checkpoint") if path is not None and os.path.exists(path) else None
+    """Return the arrays and the metadata of the checkpoint, when there is one; its folder must be there to write to."""
+    if path is None:
+        return None
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ArgumentError(f"checkpoint must be a file in a folder that exists; there is no {folder}. Make it first.")
+    return files.read(path, kind="checkpoint") if os.path.exists(path) else None
 
 
 def _seed(random_state: Any, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> int:
     if random_state is None:
         if saved is not None and isinstance(theirs := saved[1].get("random_state"), int):
-            return theirs
+            return max(theirs, 0)
         return int(np.random.SeedSequence().generate_state(1)[0])
     return whole("random_state", random_state, low=0)
 
@@ -405,7 +409,12 @@ def _held_out(
     if validation_data is None:
         if not fraction:
             return None
-        _, held = data.split(source.n_examples, fraction, seed)
+        training, held = data.split(source.n_examples, fraction, seed)
+        if weight is not None and not (weight[training].any() and weight[held].any()):
+            raise DataError(
+                f"sample_weight must leave a weight above 0 on each side of validation_fraction={fraction:g}; one side "
+                "has none. Pass validation_data, or another random_state."
+            )
         return source.subset(held), labels[..., held], None if weight is None else weight[held]
     if fraction:
         raise ArgumentError("Pass validation_data or validation_fraction, not both.")
@@ -418,6 +427,11 @@ def _held_out(
         raise ShapeError(
             f"validation X must have X's {source.n_features} features; it has {theirs.n_features}. "
             "Columns are examples: did you mean its transpose?"
+        )
+    if source.names and theirs.names and source.names != theirs.names:
+        raise ShapeError(
+            f"validation X must have X's columns in the same order, {', '.join(source.names[:8])}; it has "
+            f"{', '.join(theirs.names[:8])}. Pass its columns as X has them."
         )
     their_labels = targets.read(validation_data[1], examples=examples, name="validation Y")
     data.check_orientation(theirs, their_labels.shape[-1], examples=examples, name="validation X")
@@ -436,6 +450,8 @@ def _start(initial: Any, sizes: tuple[int, ...], activation: Activation, seed: i
         pairs = [
             (np.atleast_2d(devices.to_host(W)), devices.to_host(b)) for W, b in getattr(initial, "layers", initial)
         ]
+        if any(np.iscomplexobj(array) for pair in pairs for array in pair):
+            raise TypeError("complex numbers")
         layers = [Layer(W.astype(np.float64), np.reshape(b, (-1, 1)).astype(np.float64)) for W, b in pairs]
     except (TypeError, ValueError) as error:
         raise ArgumentError(
@@ -467,7 +483,9 @@ def _sizes_of_features(source: data.Source) -> Any:
 def _warn_of_scale(source: data.Source, labels: Any, kind: Task) -> None:
     with np.errstate(all="ignore"):
         sizes = _sizes_of_features(source)
-    wrong = np.flatnonzero((sizes > LARGE) | ((sizes < SMALL) & (sizes > 0)))
+        size = float(np.sqrt(np.mean(labels.astype(np.float64) ** 2))) if kind.name == "regression" else 0.0
+    # What is not finite is refused when X is read, with its place.
+    wrong = np.flatnonzero(np.isfinite(sizes) & ((sizes > LARGE) | ((sizes < SMALL) & (sizes > 0))))
     if wrong.size:
         some = ", ".join(f"{source.feature(int(i))} (size {sizes[i]:.2g})" for i in wrong[:5])
         more = f" and {wrong.size - 5} more" if wrong.size > 5 else ""
@@ -476,13 +494,43 @@ def _warn_of_scale(source: data.Source, labels: Any, kind: Task) -> None:
             ScaleWarning,
             stacklevel=3,
         )
-    if kind.name == "regression" and (size := float(np.sqrt(np.mean(labels.astype(np.float64) ** 2)))) > LARGE:
+    if LARGE < size < math.inf:
         warnings.warn(
             f"Y is large (size {size:.2g}), and weights that start near 1 are slow to reach it. Train on "
             "(Y - Y.mean()) / Y.std().",
             ScaleWarning,
             stacklevel=3,
         )
+
+
+_THETAS = ("theta", "best_theta")
+
+
+def _crc(array: Array, checksum: int = 0) -> int:
+    return zlib.crc32(np.ascontiguousarray(devices.to_host(array)).tobytes(), checksum)
+
+
+def _checksum(examples: Examples) -> int:
+    """Return a number that other examples will hardly have: of some of X, of all of Y and of the weights."""
+    checksum = examples.source.n_examples
+    arrays = [*data.sample(examples.source), examples.Y, *([] if examples.weight is None else [examples.weight])]
+    for array in arrays:
+        checksum = _crc(array, checksum)
+    return checksum
+
+
+class _Boundary(NamedTuple):
+    """Where training stood when an epoch ended: what a checkpoint holds, with as much of the history."""
+
+    theta: Array
+    memory: Any
+    best_theta: Array
+    best_cost: float
+    best_epoch: int
+    reference: float
+    waited: int
+    steps: int
+    epochs: int
 
 
 class _Training:
@@ -512,6 +560,8 @@ class _Training:
         self.best_theta, self.best_cost, self.best_epoch = theta, math.inf, -1
         self.reference, self.waited = math.inf, 0
         self.stop_reason, self.steps, self.written = "", 0, time.monotonic()
+        self.fingerprint = self._fingerprint() if options.checkpoint is not None else {}
+        self.ended = self._boundary()
 
     @property
     def epoch(self) -> int:
@@ -520,20 +570,34 @@ class _Training:
 
     def run(self) -> None:
         """Go through epochs until there is a reason to stop; Ctrl-C is one."""
-        boundary = (self.theta, self.memory)
         try:
             with self._bar() as tell:
                 while not self.stop_reason and self.epoch < self.options.epochs:
-                    boundary = (self.theta, self.memory)
                     self._one_epoch()
                     tell()
                     if time.monotonic() - self.written >= self.options.checkpoint_every:
-                        self._write_checkpoint(self.theta, self.memory)
+                        self._write_checkpoint()
             self.stop_reason = self.stop_reason or "epochs"
-            boundary = (self.theta, self.memory)
         except KeyboardInterrupt:
+            # Steps of the epoch that was cut short are kept in the network, and done again from a checkpoint.
             self.stop_reason = "interrupted"
-        self._write_checkpoint(*boundary)
+            _, _, self.best_theta, self.best_cost, self.best_epoch, *_ = self.ended
+            for values in self.history.values():
+                del values[self.ended.epochs :]
+        self._write_checkpoint()
+
+    def _boundary(self) -> _Boundary:
+        return _Boundary(
+            self.theta,
+            self.memory,
+            self.best_theta,
+            self.best_cost,
+            self.best_epoch,
+            self.reference,
+            self.waited,
+            self.steps,
+            self.epoch,
+        )
 
     def _one_epoch(self) -> None:
         begun = time.perf_counter()
@@ -548,9 +612,11 @@ class _Training:
             self.steps += 1
         # The one wait for the device in an epoch.
         cost = float(np.average(devices.to_host(self.xp.stack(costs)).astype(np.float64), weights=columns))
-        self._check_finite(cost, rate)
+        self._check_finite("cost", cost, rate)
         validation_cost = self._validation_cost()
+        self._check_finite("validation cost", validation_cost, rate)
         self._note(cost, validation_cost, rate, time.perf_counter() - begun)
+        self.ended = self._boundary()
         view = EpochView(self.epoch - 1, cost, validation_cost, rate, self.history["seconds"][-1], self.network)
         # Every callback is called, also after one has asked to stop.
         if any([callback(view) is True for callback in self.options.callbacks]):  # noqa: C419
@@ -572,15 +638,15 @@ class _Training:
         batch = self.validation.whole()
         return float(self.engine.cost(layers, batch.pieces)) / batch.columns
 
-    def _check_finite(self, cost: float, rate: float) -> None:
-        if math.isfinite(cost) and bool(self.xp.all(self.xp.isfinite(self.theta))):
+    def _check_finite(self, name: str, cost: float | None, rate: float) -> None:
+        if cost is None or (math.isfinite(cost) and bool(self.xp.all(self.xp.isfinite(self.theta)))):
             return
         sizes = _sizes_of_features(self.examples.source)
         largest = int(np.argmax(sizes))
         scale = f"the largest feature is {self.examples.source.feature(largest)}, of size {sizes[largest]:.3g}"
         if self.examples.scaling is not None:
             scale = "features are standardized"
-        what = f"the cost is {cost}" if not math.isfinite(cost) else "the parameters are not finite"
+        what = f"the {name} is {cost}" if not math.isfinite(cost) else "the parameters are not finite"
         mend = "" if self.examples.scaling is not None else ", or pass standardize=True"
         raise DivergedError(
             f"Training diverged: {what} in epoch {self.epoch}, at learning rate {rate:g}; {scale}. "
@@ -614,12 +680,12 @@ class _Training:
             }
         return self.make_network(
             layers=tuple(parameters.unflatten(self.best_theta if best else self.theta, self.sizes, xp=self.xp)),
-            history=MappingProxyType({key: list(values) for key, values in self.history.items()}),
+            history={key: list(values) for key, values in self.history.items()},
             epochs_run=self.epoch,
             best_epoch=self.best_epoch if self.best_epoch >= 0 else None,
             stop_reason=self.stop_reason,
             random_state=self.seed,
-            timing=MappingProxyType(timing),
+            timing=timing,
         )
 
     @contextmanager
@@ -646,12 +712,6 @@ class _Training:
     def _fingerprint(self) -> dict[str, Any]:
         """Return what a checkpoint must share with the fit that resumes it, as JSON has it."""
         it, how = self.options, self.options.optimizer
-        checksum = 0
-        for rows in data.sample(self.examples.source):
-            checksum = zlib.crc32(np.ascontiguousarray(devices.to_host(rows)).tobytes(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(devices.to_host(self.examples.Y)).tobytes(), checksum)
-        if self.examples.weight is not None:
-            checksum = zlib.crc32(np.ascontiguousarray(devices.to_host(self.examples.weight)).tobytes(), checksum)
         blank = self.network()
         return {
             "sizes": list(self.sizes),
@@ -663,34 +723,36 @@ class _Training:
             "batch_size": self.columns,
             "tol": it.tol,
             "patience": it.patience,
-            "validation": None if self.validation is None else self.validation.source.n_examples,
+            "validation": None if self.validation is None else _checksum(self.validation),
             "standardize": self.examples.scaling is not None,
             "dtype": self.examples.dtype,
             "examples": self.examples.source.n_examples,
-            "data": checksum,
+            "data": _checksum(self.examples),
+            "initial": _crc(self.theta),
             "random_state": self.seed,
         }
 
-    def _write_checkpoint(self, theta: Array, memory: Any) -> None:
+    def _write_checkpoint(self) -> None:
+        """Write where the last whole epoch ended."""
         if self.options.checkpoint is None:
             return
-        state = {f"optimizer.{key}": value for key, value in memory._asdict().items()}
-        tensors = {"theta": theta, "best_theta": self.best_theta} | {
+        at = self.ended
+        state = {f"optimizer.{key}": value for key, value in at.memory._asdict().items()}
+        tensors = {"theta": at.theta, "best_theta": at.best_theta} | {
             key: value for key, value in state.items() if not isinstance(value, int)
         }
-        finite = {"best_cost": self.best_cost, "reference": self.reference}
+        finite = {"best_cost": at.best_cost, "reference": at.reference}
         files.write(
             self.options.checkpoint,
             {key: devices.to_host(value) for key, value in tensors.items()},
             {
-                "fingerprint": self._fingerprint(),
+                "fingerprint": self.fingerprint,
                 "random_state": self.seed,
                 "numbers": {key: value for key, value in state.items() if isinstance(value, int)},
-                "history": self.history,
-                "best_epoch": self.best_epoch,
-                "waited": self.waited,
-                "steps": self.steps,
-                "stop_reason": self.stop_reason,
+                "history": {key: values[: at.epochs] for key, values in self.history.items()},
+                "best_epoch": at.best_epoch,
+                "waited": at.waited,
+                "steps": at.steps,
             }
             | {key: value if math.isfinite(value) else None for key, value in finite.items()},
             kind="checkpoint",
@@ -709,28 +771,45 @@ class _Training:
         """
         try:
             self._check_fingerprint(found["fingerprint"])
-            at = {key: self.place.asarray(value, dtype=self.examples.dtype) for key, value in tensors.items()}
-            numbers = found["numbers"]
-            state = {key: at.get(name := f"optimizer.{key}", numbers.get(name)) for key in self.memory._fields}
-            self.theta, self.best_theta, self.memory = at["theta"], at["best_theta"], type(self.memory)(**state)
-            self.history = {key: list(map(float, found["history"][key])) for key in self.history}
-            self.best_epoch, self.waited, self.steps = found["best_epoch"], found["waited"], found["steps"]
-            self.best_cost = math.inf if found["best_cost"] is None else found["best_cost"]
-            self.reference = math.inf if found["reference"] is None else found["reference"]
-            if {array.shape for array in (self.theta, self.best_theta)} != {(parameters.count(self.sizes),)}:
-                raise ValueError(f"{self.theta.shape} parameters")
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            self._take(tensors, found)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise FileFormatError(
                 f"{self.options.checkpoint} is not a whole checkpoint ({type(error).__name__}: {error}). "
                 "Delete it to start anew."
             ) from error
+        self.ended = self._boundary()
         # Only what ended by itself stays ended: more epochs, or another Ctrl-C, are up to the caller.
-        self.stop_reason = "patience" if found["stop_reason"] == "patience" else ""
+        if self.options.patience is not None and self.waited >= self.options.patience:
+            self.stop_reason = "patience"
+
+    def _take(self, tensors: dict[str, Any], found: dict[str, Any]) -> None:
+        """Put the checkpoint's state in place of this one, when it is as large as this one."""
+        at = {key: self.place.asarray(value, dtype=self.examples.dtype) for key, value in tensors.items()}
+        kept = found["numbers"] | at
+        memory = type(self.memory)(*(kept[f"optimizer.{key}"] for key in self.memory._fields))
+        for ours, theirs in [*zip(self.memory, memory, strict=True), *((self.theta, at[key]) for key in _THETAS)]:
+            # Of an array the last axis: L-BFGS remembers more and more rows.
+            if isinstance(ours, int) != isinstance(theirs, int) or np.shape(ours)[-1:] != np.shape(theirs)[-1:]:
+                raise ValueError(f"state of shape {np.shape(theirs)}")
+            if not bool(np.isfinite(devices.to_host(theirs)).all()):
+                raise ValueError("state that is not finite")
+        self.theta, self.best_theta = (at[key] for key in _THETAS)
+        self.memory = memory
+        self.history = {key: [real(key, value) for value in found["history"][key]] for key in self.history}
+        self.best_epoch = whole("best_epoch", found["best_epoch"], low=-1)
+        self.waited, self.steps = whole("waited", found["waited"], low=0), whole("steps", found["steps"], low=0)
+        self.best_cost = math.inf if found["best_cost"] is None else real("best_cost", found["best_cost"])
+        self.reference = math.inf if found["reference"] is None else real("reference", found["reference"])
+        lengths = {key: len(values) for key, values in self.history.items()}
+        if lengths != dict.fromkeys(lengths, self.epoch) | {
+            "validation_cost": 0 if self.validation is None else self.epoch
+        }:
+            raise ValueError(f"histories of {lengths} epochs")
 
     def _check_fingerprint(self, theirs: dict[str, Any]) -> None:
-        ours = self._fingerprint()
+        ours = self.fingerprint
         differing = [f"{key} was {theirs.get(key)}, is {ours[key]}" for key in ours if ours[key] != theirs.get(key)]
         if differing:
             raise CheckpointError(
