@@ -14,7 +14,7 @@ import pytest
 import threadpoolctl
 
 import xpnet
-from xpnet import engine, equations
+from xpnet import engine, equations, parameters
 from xpnet.activations import ACTIVATIONS, Activation
 from xpnet.data import Piece
 from xpnet.device import HOST, to_host
@@ -49,8 +49,8 @@ def layers(dtype="float64"):
 
 def piece(columns=COLUMNS, dtype="float64", weighted=False):
     Y = np.eye(SIZES[-1])[:, RNG.integers(0, SIZES[-1], columns)]
-    weight = RNG.uniform(0.5, 2.0, (1, columns)).astype(dtype) if weighted else None
-    return Piece(RNG.standard_normal((SIZES[0], columns)).astype(dtype), Y.astype(dtype), weight)
+    weight = RNG.uniform(0.5, 2.0, (columns, 1)).astype(dtype) if weighted else None
+    return Piece(RNG.standard_normal((columns, SIZES[0])).astype(dtype), Y.T.astype(dtype), weight)
 
 
 def running(threads, activation=ACTIVATIONS["tanh"], columns=COLUMNS, place=HOST):
@@ -58,71 +58,81 @@ def running(threads, activation=ACTIVATIONS["tanh"], columns=COLUMNS, place=HOST
 
 
 def seeing(columns):
-    """Return tanh that notes how many columns it is given at a time."""
+    """Return tanh that notes how many columns it is given at a time, and that only plain arrays can be given."""
 
     def g(Z):
+        A = np.tanh(np.asarray(Z))
         columns.append(Z.shape[-1])
-        return np.tanh(Z)
+        return A
 
     return Activation(g, lambda _, A: 1 - A**2, "seeing")
 
 
+def flat(layers):
+    """Return the parameters as the engine takes them."""
+    return parameters.flatten(layers, xp=np)
+
+
 def apart(left, right):
-    """Return how far two lists of layers are apart, relative to the second's norm."""
-    flat = [
-        np.concatenate([np.ravel(to_host(array)).astype(float) for layer in part for array in layer])
-        for part in (left, right)
-    ]
-    return np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[1])
+    """Return how far two gradients are apart, relative to the second's norm."""
+    left, right = (to_host(array).astype(float) for array in (left, right))
+    return np.linalg.norm(left - right) / np.linalg.norm(right)
 
 
 # --- blocks
 
 
 @threaded
+@pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_blocks_over_threads_give_the_wholes_gradient(eager, threads, dtype, weighted):
-    parameters, given = layers(dtype), piece(dtype=dtype, weighted=weighted)
-    cost, whole = equations.gradient(
-        parameters,
-        given.X,
-        given.Y,
-        activation=ACTIVATIONS["tanh"],
-        head=HEADS["softmax"],
-        sample_weight=given.weight,
-        xp=np,
-    )
-    with running(threads) as run:
-        blocks_cost, blocks = run.gradient(parameters, [given])
+def test_blocks_over_threads_give_the_wholes_gradient(eager, threads, dtype, weighted, recorded):
+    network, given = layers(dtype), piece(dtype=dtype, weighted=weighted)
+    X, Y, weight = given.taken(HOST)
+    functions = {"activation": ACTIVATIONS["tanh"], "head": HEADS["softmax"], "xp": np}
+    cost, whole = equations.gradient(network, X, Y, sample_weight=weight, **functions)
+    with running(threads, ACTIVATIONS["tanh"] if recorded else seeing([])) as run:
+        blocks_cost, blocks = run.gradient(flat(network), [given])
     tolerance = SUMS * float(np.finfo(dtype).eps)
-    assert apart(blocks, whole) <= tolerance
+    assert apart(blocks, flat(whole)) <= tolerance
     assert blocks_cost == pytest.approx(cost, rel=tolerance)
-    assert {array.dtype.name for layer in blocks for array in layer} == {dtype}
+    assert blocks.dtype == dtype
 
 
 @threaded
 def test_pieces_add_up_to_the_wholes_gradient(eager, threads):
-    parameters, given = layers(), piece(weighted=True)
-    cuts = [slice(0, 1), slice(1, 700), slice(700, COLUMNS)]
+    theta, given = flat(layers()), piece(weighted=True)
+    cuts = [slice(0, 1), slice(1, 700), slice(700, 1_399), slice(1_399, COLUMNS)]
     with running(threads) as run:
-        whole_cost, whole = run.gradient(parameters, [given])
-        cost, pieces = run.gradient(parameters, (Piece(*(array[:, cut] for array in given)) for cut in cuts))
+        whole_cost, whole = (np.array(part) for part in run.gradient(theta, [given]))
+        cost, pieces = run.gradient(theta, (given.cut(cut) for cut in cuts))
     tolerance = SUMS * np.finfo("float64").eps
     assert apart(pieces, whole) <= tolerance
     assert cost == pytest.approx(whole_cost, rel=tolerance)
 
 
 @threaded
+def test_columns_picked_out_give_the_gradient_of_those_columns(eager, threads):
+    theta, given, numbers = flat(layers()), piece(weighted=True), RNG.permutation(COLUMNS)[: COLUMNS // 2]
+    picked = Piece(*(array[numbers] for array in given[:3]))
+    with running(threads) as run:
+        whole_cost, whole = (np.array(part) for part in run.gradient(theta, [picked]))
+        cost, found = run.gradient(theta, [given._replace(numbers=numbers)])
+    tolerance = SUMS * np.finfo("float64").eps
+    assert apart(found, whole) <= tolerance
+    assert cost == pytest.approx(whole_cost, rel=tolerance)
+
+
+@threaded
 def test_blocks_give_the_wholes_cost_and_output(eager, threads):
-    parameters, given = layers(), piece(weighted=True)
-    functions = {"activation": ACTIVATIONS["tanh"], "head": HEADS["softmax"], "xp": np}
-    Z, A = equations.forward(parameters, given.X, **functions)
-    whole = equations.cost(Z[-1], given.Y, head=HEADS["softmax"], sample_weight=given.weight, xp=np)
+    network, given = layers(), piece(weighted=True)
+    X, Y, weight = given.taken(HOST)
+    Z, A = equations.forward(network, X, activation=ACTIVATIONS["tanh"], head=HEADS["softmax"], xp=np)
+    whole = equations.cost(Z[-1], Y, head=HEADS["softmax"], sample_weight=weight, xp=np)
     tolerance = SUMS * np.finfo("float64").eps
     with running(threads) as run:
-        assert run.cost(parameters, [given]) == pytest.approx(whole, rel=tolerance)
-        assert np.allclose(run.output(parameters, given.X), A[-1], rtol=tolerance)
+        assert run.cost(network, [given]) == pytest.approx(whole, rel=tolerance)
+        assert np.allclose(run.output(network, X), A[-1], rtol=tolerance)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
@@ -130,7 +140,7 @@ def test_columns_are_cut_so_that_every_thread_has_some(monkeypatch, threads):
     monkeypatch.setattr(engine, "WORTH_THREADS", 1)
     columns = []
     with running(threads, seeing(columns)) as run:
-        run.gradient(layers(), [piece()])
+        run.gradient(flat(layers()), [piece()])
     assert sum(columns) == COLUMNS
     assert len(columns) >= threads
 
@@ -140,14 +150,14 @@ def test_blocks_fit_the_cache(monkeypatch):
     monkeypatch.setattr(engine, "WORTH_THREADS", 1)
     columns = []
     with running(2, seeing(columns)) as run:
-        run.gradient(layers(), [piece()])
+        run.gradient(flat(layers()), [piece()])
     assert max(columns) == 512
 
 
 def test_little_work_is_done_in_one_block():
     columns = []
     with running(2, seeing(columns)) as run:
-        run.gradient(layers(), [piece()])
+        run.gradient(flat(layers()), [piece()])
     assert columns == [COLUMNS]
 
 
@@ -164,9 +174,8 @@ def test_other_namespaces_get_the_columns_whole(eager, backend):
         return 1.0 - A * A
 
     given = Piece(*(backend.asarray(array, "float32") for array in piece(dtype="float32")[:2]), None)
-    parameters = [Layer(*(backend.asarray(array) for array in layer)) for layer in layers("float32")]
     with running(4, Activation(g, dg, "seeing"), place=backend.place) as run:
-        run.gradient(parameters, [given])
+        run.gradient(backend.asarray(flat(layers("float32"))), [given])
     assert columns == [COLUMNS]
 
 
@@ -196,7 +205,7 @@ def test_the_same_threads_give_the_same_bits(eager, threads, batch_size):
 @pytest.mark.parametrize("threads", [2, 8])
 def test_other_threads_differ_by_rounding_alone(eager, threads):
     one, several = fit(threads=1, dtype="float64"), fit(threads=threads, dtype="float64")
-    assert apart(several.layers, one.layers) <= SUMS * np.finfo("float64").eps
+    assert apart(flat(several.layers), flat(one.layers)) <= SUMS * np.finfo("float64").eps
 
 
 def test_blocks_predict_what_the_whole_predicts(monkeypatch):

@@ -38,18 +38,41 @@ T = TypeVar("T")
 
 
 class Piece(NamedTuple):
-    """Some columns on the device, ready for the equations.
+    """Some examples at the place where they are computed with.
 
     Attributes
     ----------
-    X : (n_x, b) float array
-    Y : (n_y, b) float array
-    weight : (1, b) float array or None
+    rows : (k, n_x) float array
+    Y : (k, n_y) float array
+    weight : (k, 1) float array or None
+    numbers : (b,) int64 NumPy array or None
+        Which of the k examples are meant, in order; None is all of them.
     """
 
-    X: Array
+    rows: Array
     Y: Array
     weight: Array | None
+    numbers: npt.NDArray[np.int64] | None = None
+
+    @property
+    def columns(self) -> int:
+        """How many examples are meant."""
+        return int(self.rows.shape[0] if self.numbers is None else self.numbers.size)
+
+    def cut(self, span: slice) -> "Piece":
+        """Return the piece of those columns alone."""
+        if self.numbers is not None:
+            return self._replace(numbers=self.numbers[span])
+        return Piece(*(None if array is None else array[span, ...] for array in self[:3]))
+
+    def taken(self, place: Place) -> tuple[Array, Array, Array | None]:
+        """Return the columns' ``X (n_x, b)``, ``Y (n_y, b)`` and ``weight (1, b)``, ready for the equations."""
+        chosen = None if self.numbers is None else place.asarray(self.numbers)
+        taken = (
+            array if chosen is None or array is None else place.xp.take(array, chosen, axis=0) for array in self[:3]
+        )
+        X, Y, weight = (None if array is None else place.xp.matrix_transpose(array) for array in taken)
+        return X, Y, weight
 
 
 class Batch(NamedTuple):
@@ -396,6 +419,7 @@ class Examples:
                 self.source.check_finite(rows[start:stop, :], start, self.dtype, xp=self.place.xp)
         else:
             rows = self.place.xp.concat([self.converted(*block) for block in self.source.blocks()])
+            rows = np.ascontiguousarray(rows) if self.place.is_numpy else rows
         return replace(self, rows=rows)
 
     def converted(self, start: int, stop: int) -> Array:
@@ -407,7 +431,7 @@ class Examples:
     def whole(self) -> Batch:
         """Return all examples as one batch, for a full-batch step, a cost or a score."""
         if self.rows is not None:
-            return Batch([self._piece(self.rows, self.Y, self.weight)], self.source.n_examples)
+            return Batch([Piece(self.rows, self.Y, self.weight)], self.source.n_examples)
         return Batch(_Reread(self), self.source.n_examples)
 
     def batches(self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True) -> Iterator[Batch]:
@@ -425,14 +449,8 @@ class Examples:
         read = (self._window(window) for window in order)
         for rows, Y, weight, numbers in read if self.rows is not None else ahead(read, 1):
             for start in range(0, numbers.size, batch_size):
-                chosen = self.place.asarray(numbers[start : start + batch_size])
-                take = self.place.xp.take
-                piece = self._piece(
-                    take(rows, chosen, axis=0),
-                    take(Y, chosen, axis=0),
-                    None if weight is None else take(weight, chosen, axis=0),
-                )
-                yield Batch([piece], int(chosen.shape[0]))
+                chosen = numbers[start : start + batch_size]
+                yield Batch([Piece(rows, Y, weight, chosen)], int(chosen.size))
 
     def _window(self, window: Window) -> tuple[Array, Array, Array | None, npt.NDArray[np.int64]]:
         """Return a window's rows, targets and weights, and the order in which to meet them."""
@@ -447,10 +465,6 @@ class Examples:
             weight = xp.concat([self.weight[start:stop, :] for start, stop in window.runs])
         return rows, Y, weight, window.order
 
-    def _piece(self, rows: Array, Y: Array, weight: Array | None) -> Piece:
-        turn = self.place.xp.matrix_transpose
-        return Piece(turn(rows), turn(Y), None if weight is None else turn(weight))
-
 
 @dataclass(frozen=True)
 class _Reread:
@@ -463,7 +477,7 @@ class _Reread:
         read = ((it.converted(*block), block) for block in it.source.blocks())
         for rows, (start, stop) in ahead(read, 1):
             weight = None if it.weight is None else it.weight[start:stop, :]
-            yield it._piece(rows, it.Y[start:stop, :], weight)
+            yield Piece(rows, it.Y[start:stop, :], weight)
 
 
 def convert(
@@ -514,6 +528,8 @@ def scaling_of(source: Source, dtype: str) -> tuple[npt.NDArray[np.float64], npt
         rows = source.read(start, stop)
         wide = _wide(rows, dtype)
         rows = convert(rows, None, source.place, wide)
+        if source.place.is_numpy:
+            rows = np.ascontiguousarray(rows)  # for the same bits whatever the order of X in memory
         source.check_finite(rows, start, wide, xp=xp)
         D = rows - rows[:1, :]  # less a first guess at the mean, so that a constant feature is exactly constant
         D_mean = xp.mean(D, axis=0)
@@ -636,7 +652,8 @@ class Loader:
             for batch in self._examples.ordered(
                 self.batch_size, seed=self.random_state, epoch=epoch, shuffle=self.shuffle
             ):
-                for X, Y, _ in batch.pieces:
+                for piece in batch.pieces:
+                    X, Y, _ = piece.taken(self.place)
                     if self.Y is None:
                         yield X
                     else:

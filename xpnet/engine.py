@@ -1,30 +1,36 @@
-"""How a gradient over many columns runs on this device.
+"""How a step over many columns runs on this device.
 
 The gradient is a sum over columns, so the columns may be split anywhere. On NumPy they are cut into blocks whose
-temporaries stay in a core's cache, shared out over threads with BLAS held to one thread each: 2.2 times faster than
-whole columns on 100-64-1 with 400,000 examples and two cores. Other namespaces get the columns whole.
+temporaries stay in a core's cache, shared out over threads with BLAS held to one thread each; the equations are
+recorded once for a block's shape and replayed into the same buffers (`xpnet.replay`), so that a step makes no arrays.
+Other namespaces get the columns whole and the equations as they stand.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 
-from xpnet import equations
+from xpnet import equations, parameters
 from xpnet.activations import Activation
-from xpnet.data import Piece
+from xpnet.data import Batch, Piece
 from xpnet.device import Place
 from xpnet.heads import Head
+from xpnet.optimizers import Optimizer
+from xpnet.replay import Call, Recording, UnrecordableError, replay
 from xpnet.typing import Array, Layer
 
-CACHE = 2**18
-"""Numbers of the widest layer in a block: 1 MiB in float32, an L2 cache."""
+CACHE = 2**17
+"""Numbers of the widest layer in a block: half a MiB in float32, so that two of them fit an L2 cache."""
+
+CHUNK = 2**14
+"""Parameters that an optimizer's update takes at a time: 64 KiB in float32."""
 
 WORTH_THREADS = 2**21
 """Multiply-adds in a step below which handing blocks to threads (100 µs) costs more than it brings."""
@@ -43,11 +49,10 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
 class Engine:
-    """Runs the equations for networks of one shape at one place.
+    """Runs the equations for networks of one shape at one place; made by `running`.
 
-    Attributes
+    Parameters
     ----------
     place : Place
         Where the arrays are.
@@ -58,61 +63,169 @@ class Engine:
     pool : ThreadPoolExecutor or None
         Where blocks of columns run, when it pays.
     threads : int
-        Threads of the pool, including the calling one's share.
+        Threads of the pool.
     """
 
-    place: Place
-    sizes: tuple[int, ...]
-    activation: Activation
-    head: Head
-    pool: ThreadPoolExecutor | None = None
-    threads: int = 1
+    def __init__(
+        self,
+        place: Place,
+        sizes: tuple[int, ...],
+        activation: Activation,
+        head: Head,
+        pool: ThreadPoolExecutor | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.place, self.sizes, self.activation, self.head = place, sizes, activation, head
+        self.pool, self.threads, self.xp = pool, threads, place.xp
+        self._gradients: dict[Any, _Gradient] | None = {} if place.is_numpy else None
+        self._sum: Array = None  # NumPy's buffer for the gradient, shared by batches of all sizes and the update
+        self._optimizer: Optimizer | None = None
+        self._update: _Update | None = None
 
-    def gradient(self, layers: Sequence[Layer], pieces: Iterable[Piece]) -> tuple[Array, list[Layer]]:
-        """Return the cost and gradient of `layers`, summed over the columns of all pieces."""
+    def gradient(self, theta: Array, pieces: Iterable[Piece]) -> tuple[Array, Array]:
+        """Return the cost and its gradient, summed over the columns of all pieces.
 
-        def over(piece: Piece) -> tuple[Array, list[Layer]]:
-            return equations.gradient(
-                layers,
-                piece.X,
-                piece.Y,
-                activation=self.activation,
-                head=self.head,
-                sample_weight=piece.weight,
-                xp=self.place.xp,
-            )
+        Parameters
+        ----------
+        theta : (count,) array
+            The parameters.
+        pieces : iterable of Piece
+            The columns.
 
-        return self._sum(over, pieces, _add)
+        Returns
+        -------
+        cost : () array
+        gradient : (count,) array
+            On NumPy these are buffers that the next call writes over.
+        """
+        if isinstance(pieces, list) and len(pieces) == 1:
+            return self._of_piece(theta, pieces[0])
+        cost, gradient = 0.0, self.xp.zeros_like(theta)
+        for piece in pieces:
+            part_cost, part = self._of_piece(theta, piece)
+            cost, gradient = part_cost + cost, gradient + part
+        return cost, gradient
+
+    def _of_piece(self, theta: Array, piece: Piece) -> tuple[Array, Array]:
+        if (recorded := self._recorded(theta, piece)) is not None:
+            return recorded.run(theta, piece)
+        layers = parameters.unflatten(theta, self.sizes, xp=self.xp)
+
+        def of(span: slice) -> tuple[Array, Array]:
+            cost, gradients = self.plain_gradient(layers, *piece.cut(span).taken(self.place))
+            return cost, parameters.flatten(gradients, xp=self.xp)
+
+        parts = self._map(of, self._spans(piece.columns))
+        return reduce(_add, parts)
+
+    def _recorded(self, theta: Array, piece: Piece) -> "_Gradient | None":
+        """Return the recorded gradient over so many columns; None where the equations are called plainly."""
+        if self._gradients is None:
+            return None
+        key = (piece.columns, piece.weight is None, piece.numbers is None)
+        if key not in self._gradients:
+            try:
+                self._gradients[key] = _Gradient(self, theta, piece)
+            except Exception:  # a user's own activation may do anything with what is not quite an array
+                self._gradients = None
+                return None
+        return self._gradients[key]
+
+    def plain_gradient(
+        self, layers: Sequence[Layer], X: Array, Y: Array, weight: Array | None
+    ) -> tuple[Array, list[Layer]]:
+        """Return `equations.gradient` for this network's functions."""
+        return equations.gradient(
+            layers, X, Y, activation=self.activation, head=self.head, sample_weight=weight, xp=self.xp
+        )
+
+    def step(
+        self, optimizer: Optimizer, theta: Array, memory: Any, batch: Batch, *, rate: float, l2: float
+    ) -> tuple[Array, Any, Array]:
+        """Take one step of the optimizer on a batch.
+
+        Parameters
+        ----------
+        theta : (count,) array
+            The parameters.
+        memory : named tuple
+            The optimizer's state.
+        rate : float
+            α.
+        l2 : float
+            The batch's share of λ: its summed cost has a penalty of ``l2/2 Σ‖W‖²``.
+
+        Returns
+        -------
+        theta, memory
+            On NumPy, buffers that the next step writes over: see `kept`.
+        cost : () array
+            The mean cost over the batch's columns before the step, with the penalty.
+        """
+        if (update := self._updating(optimizer, theta, memory)) is not None:
+            total, gradient = self._summed(batch, l2, theta)
+            theta, memory = update.run(theta, memory, gradient, rate, 1.0 / batch.columns)
+            return theta, memory, total / batch.columns
+        return optimizer.update(theta, memory, partial(self._mean, batch, l2), learning_rate=rate, xp=self.xp)
+
+    def _updating(self, optimizer: Optimizer, theta: Array, memory: Any) -> "_Update | None":
+        """Return the optimizer's update as recorded; None where it is called plainly."""
+        if optimizer is not self._optimizer:
+            self._optimizer, self._update = optimizer, None
+            if self.place.is_numpy and not optimizer.full_batch:
+                with suppress(Exception):  # so may an optimizer of one's own: it is called plainly then
+                    self._update = _Update(self, optimizer, theta, memory)
+        return self._update
+
+    def shared_sum(self, theta: Array) -> Array:
+        """Return the buffer that a gradient is summed in."""
+        if self._sum is None:
+            self._sum = np.empty_like(theta)
+        return self._sum
+
+    def _mean(self, batch: Batch, l2: float, theta: Array) -> tuple[Array, Array]:
+        """Return the mean cost over the batch's columns, with the penalty, and its gradient."""
+        total, gradient = self._summed(batch, l2, theta)
+        return total / batch.columns, gradient / batch.columns
+
+    def _summed(self, batch: Batch, l2: float, theta: Array) -> tuple[Array, Array]:
+        total, gradient = self.gradient(theta, batch.pieces)
+        if not l2:
+            return total, gradient
+        layers = (parameters.unflatten(vector, self.sizes, xp=self.xp) for vector in (gradient, theta))
+        total, penalized = equations.penalized(total, *layers, l2=l2, xp=self.xp)
+        return total, parameters.flatten(penalized, xp=self.xp)
+
+    def kept(self, value: Any) -> Any:
+        """Return a copy of parameters or of an optimizer's state that later steps leave as it is."""
+        if not self.place.is_numpy:
+            return value  # made anew by each step
+        if isinstance(value, tuple):
+            parts: list[Any] = [part if isinstance(part, int) else np.array(part) for part in value]
+            return type(value)(*parts)
+        return np.array(value)
 
     def cost(self, layers: Sequence[Layer], pieces: Iterable[Piece]) -> Array:
-        """Return the cost of `layers`, summed over the columns of all pieces."""
+        """Return the cost of `layers`, summed over the columns of all pieces, in the same order each time."""
 
-        def over(piece: Piece) -> Array:
-            Z, _ = self._forward(layers, piece.X)
-            return equations.cost(Z, piece.Y, head=self.head, sample_weight=piece.weight, xp=self.place.xp)
+        def of(span: slice, piece: Piece) -> Array:
+            X, Y, weight = piece.cut(span).taken(self.place)
+            return equations.cost(self._forward(layers, X)[0], Y, head=self.head, sample_weight=weight, xp=self.xp)
 
-        return self._sum(over, pieces, lambda left, right: left + right)
+        total = None
+        for piece in pieces:
+            for part in self._map(partial(of, piece=piece), self._spans(piece.columns)):
+                total = part if total is None else total + part
+        return total
 
     def output(self, layers: Sequence[Layer], X: Array) -> Array:
         """Return the output ``A[L] (n_y, b)`` of the columns `X`."""
-        outputs = self._map(
-            lambda part: self._forward(layers, part)[1], [X[..., span] for span in self._spans(X.shape[-1])]
-        )
-        return outputs[0] if len(outputs) == 1 else self.place.xp.concat(outputs, axis=-1)
+        outputs = self._map(lambda span: self._forward(layers, X[:, span])[1], self._spans(X.shape[-1]))
+        return outputs[0] if len(outputs) == 1 else self.xp.concat(outputs, axis=-1)
 
     def _forward(self, layers: Sequence[Layer], X: Array) -> tuple[Array, Array]:
-        Z, A = equations.forward(layers, X, activation=self.activation, head=self.head, xp=self.place.xp)
+        Z, A = equations.forward(layers, X, activation=self.activation, head=self.head, xp=self.xp)
         return Z[-1], A[-1]
-
-    def _sum(self, over: Callable[[Piece], T], pieces: Iterable[Piece], add: Callable[[T, T], T]) -> T:
-        """Return the sum of `over` of every block of the pieces, in the same order each time."""
-        total: T | None = None
-        for piece in pieces:
-            cuts = [_cut(piece, span) for span in self._spans(piece.X.shape[-1])]
-            for part in self._map(over, cuts):
-                total = part if total is None else add(total, part)
-        assert total is not None  # data.source refuses empty data
-        return total
 
     def _spans(self, columns: int) -> list[slice]:
         """Return the blocks into which so many columns are cut."""
@@ -127,31 +240,168 @@ class Engine:
             return [slice(None)]
         return [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
 
-    def _map(self, function: Callable[[S], T], blocks: list[S]) -> list[T]:
+    def _map(self, function: Callable[[S], T], blocks: Sequence[S]) -> list[T]:
         if self.pool is None or len(blocks) == 1:
             return [function(block) for block in blocks]
-        return list(self.pool.map(_quiet(function), blocks))
+        return list(self.pool.map(partial(_quiet, function), blocks))
 
 
-def _cut(piece: Piece, span: slice) -> Piece:
-    if span == slice(None):
-        return piece
-    return Piece(*(None if array is None else array[..., span] for array in piece))
+def _add(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+    return left[0] + right[0], left[1] + right[1]
 
 
-def _add(left: tuple[Array, list[Layer]], right: tuple[Array, list[Layer]]) -> tuple[Array, list[Layer]]:
-    layers = [Layer(W + dW, b + db) for (W, b), (dW, db) in zip(left[1], right[1], strict=True)]
-    return left[0] + right[0], layers
+def _quiet(function: Callable[[S], T], argument: S) -> T:
+    """Call with NumPy's floating-point warnings off: the setting does not follow work to other threads."""
+    with np.errstate(all="ignore"):
+        return function(argument)
 
 
-def _quiet(function: Callable[[S], T]) -> Callable[[S], T]:
-    """Return `function` with NumPy's floating-point warnings off: the setting does not follow work to other threads."""
+class _Gradient:
+    """The gradient over so many columns: their blocks, dealt out to threads, each with a share of buffers."""
 
-    def run(argument: S) -> T:
-        with np.errstate(all="ignore"):
-            return function(argument)
+    def __init__(self, engine: Engine, theta: Array, piece: Piece) -> None:
+        self.engine, self.theta = engine, np.empty_like(theta)
+        spans = engine._spans(piece.columns)
+        spans = [slice(0, piece.columns)] if spans == [slice(None)] else spans
+        count = min(len(spans), engine.threads if engine.pool is not None else 1)
+        ends = [round(i * len(spans) / count) for i in range(count + 1)]
+        sums = [engine.shared_sum(theta), *(np.empty_like(theta) for _ in range(count - 1))]
+        self.shares = [
+            _Share(self, spans[start:stop], piece, vector)
+            for (start, stop), vector in zip(pairwise(ends), sums, strict=True)
+        ]
 
-    return run
+    def run(self, theta: Array, piece: Piece) -> tuple[Array, Array]:
+        """Return the summed cost and gradient, in buffers that the next run writes over."""
+        np.copyto(self.theta, theta)
+        self.engine._map(partial(_Share.run, piece=piece), self.shares)
+        first = self.shares[0]
+        for other in self.shares[1:]:
+            first.vector += other.vector
+            first.total += other.total
+        return first.total, first.vector
+
+
+class _Share:
+    """One thread's blocks of columns, and the buffers that they go through."""
+
+    def __init__(self, whole: _Gradient, spans: Sequence[slice], piece: Piece, vector: Array) -> None:
+        self.engine, self.spans = whole.engine, spans
+        self.piece: Piece | None = None
+        self.vector, self.total = vector, np.empty((), vector.dtype)
+        self.part, self.part_total = self.vector, self.total
+        if len(spans) > 1:
+            self.part, self.part_total = np.empty_like(self.vector), np.empty_like(self.total)
+        layers, into = (parameters.unflatten(v, self.engine.sizes, xp=np) for v in (whole.theta, self.part))
+        self.leaves = [array for layer in layers for array in layer]
+        self.results = [self.part_total, *(array for layer in into for array in layer)]
+        self.recordings: dict[int, Recording] = {}
+        for span in spans:
+            width = span.stop - span.start
+            if width not in self.recordings:
+                sample = piece.cut(span).taken(self.engine.place)
+                self.recordings[width] = Recording(self._function, [*sample, *self.leaves], self.results)
+        self.calls: list[list[Call]] = []
+
+    def _function(self, X: Array, Y: Array, weight: Array | None, *leaves: Array) -> list[Array]:
+        layers = [Layer(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True)]
+        cost, gradients = self.engine.plain_gradient(layers, X, Y, weight)
+        return [cost, *(array for layer in gradients for array in layer)]
+
+    def run(self, piece: Piece) -> None:
+        """Sum the cost and gradient over this share's columns of `piece`."""
+        if self.piece is None or any(
+            ours is not theirs for ours, theirs in zip(self.piece[:3], piece[:3], strict=True)
+        ):
+            self._bind(piece)
+        for i, span in enumerate(self.spans):
+            if piece.numbers is not None:
+                for array, buffer in zip(piece[:3], self.buffers[span.stop - span.start], strict=True):
+                    if array is not None:
+                        array.take(piece.numbers[span], 0, buffer, "clip")
+            replay(self.calls[i])
+            if len(self.spans) > 1 and i == 0:
+                np.copyto(self.vector, self.part)
+                np.copyto(self.total, self.part_total)
+            elif i > 0:
+                np.add(self.vector, self.part, self.vector)
+                np.add(self.total, self.part_total, self.total)
+
+    def _bind(self, piece: Piece) -> None:
+        """Point the calls at the piece's own columns or, when they are to be picked out, at buffers for them."""
+        self.piece, self.buffers, self.calls = piece, {}, []
+        known: dict[int, list[Call]] = {}
+        for span in self.spans:
+            width = span.stop - span.start
+            if piece.numbers is None:
+                calls = self._calls(width, piece.cut(span))
+            elif width in known:
+                calls = known[width]
+            else:
+                made = [None if a is None else np.empty((width, a.shape[1]), a.dtype) for a in piece[:3]]
+                self.buffers[width] = made
+                calls = known[width] = self._calls(width, Piece(*made))
+            self.calls.append(calls)
+
+    def _calls(self, width: int, piece: Piece) -> list[Call]:
+        return self.recordings[width].bind([*piece.taken(self.engine.place), *self.leaves], self.results)
+
+
+class _Update:
+    """An optimizer's update, recorded for a chunk of the parameters and replayed chunk by chunk, in place.
+
+    The parameters, the state and the gradient of a chunk stay in cache from the first operation to the last: one pass
+    through memory instead of one for each operation.
+    """
+
+    def __init__(self, engine: Engine, optimizer: Optimizer, theta: Array, memory: Any) -> None:
+        self.engine, self.optimizer = engine, optimizer
+        self.theta, self.memory, self.gradient = engine.kept(theta), engine.kept(memory), engine.shared_sum(theta)
+        self.rate, self.scale = np.zeros((), theta.dtype), np.zeros((), theta.dtype)
+        self.scalars = [np.empty_like(part) if part.ndim == 0 else None for part in self.memory]
+        spans = [slice(start, min(start + CHUNK, theta.size)) for start in range(0, theta.size, CHUNK)]
+        recordings = {}
+        self.calls = []
+        for span in spans:
+            arguments, results = self._arrays(span)
+            width = span.stop - span.start
+            if width not in recordings:
+                recordings[width] = Recording(self._function, arguments, results)
+            # Chunks that threads take side by side need temporaries of their own, which a recording of their own has.
+            self.calls.append(recordings[width].bind(arguments, results))
+
+    def _arrays(self, span: slice) -> tuple[list[Array], list[Array]]:
+        own = [part if part.ndim == 0 else part[span] for part in self.memory]
+        results = [part if new is None else new for part, new in zip(own, self.scalars, strict=True)]
+        theta = self.theta[span]
+        return [theta, self.gradient[span], self.rate, self.scale, *own], [theta, *results]
+
+    def _function(self, theta: Array, gradient: Array, rate: Array, scale: Array, *own: Array) -> list[Array]:
+        def evaluate(at: Array) -> tuple[Array, Array]:
+            if at is not theta:
+                raise UnrecordableError
+            return scale, gradient * scale
+
+        memory = type(self.memory)(*own)
+        theta, memory, _ = self.optimizer.update(theta, memory, evaluate, learning_rate=rate, xp=np)
+        return [theta, *memory]
+
+    def run(self, theta: Array, memory: Any, gradient: Array, rate: float, scale: float) -> tuple[Array, Any]:
+        """Take the step in place, and return the parameters and the state."""
+        if theta is not self.theta:
+            np.copyto(self.theta, theta)
+        if memory is not self.memory:
+            for part, given in zip(self.memory, memory, strict=True):
+                np.copyto(part, given)
+        if gradient is not self.gradient:
+            np.copyto(self.gradient, gradient)
+        self.rate[...], self.scale[...] = rate, scale
+        for calls in self.calls:
+            replay(calls)
+        for part, new in zip(self.memory, self.scalars, strict=True):
+            if new is not None:
+                np.copyto(part, new)
+        return self.theta, self.memory
 
 
 def work(sizes: Sequence[int]) -> int:
@@ -216,7 +466,7 @@ class _Blas:
                 self._users -= 1
                 if self._users == 0:
                     # Since 3.8 only the thread that set a limit may lift it, unless it has been told to let go.
-                    openblas = getattr(threadpoolctl, "OpenBLASController", None)
+                    openblas: Any = getattr(threadpoolctl, "OpenBLASController", None)
                     if hasattr(openblas, "clear_controlling_thread"):
                         openblas.clear_controlling_thread(force=True)
                     self._limits.restore_original_limits()

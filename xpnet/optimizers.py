@@ -114,25 +114,27 @@ class Moments(NamedTuple):
 
     v: Array
     s: Array
-    t: int
+    t: Array
 
 
 def adam(learning_rate: Schedule = 1e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
     """Return Adam with bias correction: ``θ := θ − α v̂ / (√ŝ + ε)`` [2]_, in the course's letters v and s [1]_."""
     beta1, beta2 = real("beta1", beta1, low=0.0, below=1.0), real("beta2", beta2, low=0.0, below=1.0)
     epsilon = real("epsilon", epsilon, above=0.0)
+    log_beta1, log_beta2 = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
 
     def init(theta: Array, *, xp: Namespace) -> Moments:
-        return Moments(xp.zeros_like(theta), xp.zeros_like(theta), 0)
+        nowhere = xp.zeros_like(theta)
+        return Moments(nowhere, nowhere, xp.sum(nowhere))
 
     def update(theta: Array, state: Moments, evaluate: Evaluate, *, learning_rate: float, xp: Namespace) -> Any:
         cost, gradient = evaluate(theta)
-        t = state.t + 1
+        t = state.t + 1.0
         v = beta1 * state.v + (1.0 - beta1) * gradient
         s = beta2 * state.s + (1.0 - beta2) * (gradient * gradient)
-        # Both corrections are scalars: one on the step, one on the root, instead of two more arrays.
-        step = learning_rate / (1.0 - beta1**t)
-        root = xp.sqrt(s) * (1.0 / math.sqrt(1.0 - beta2**t)) + epsilon
+        # 1 − βᵗ, which float32 would lose as a difference; one scalar on the step and one on the root, no more arrays.
+        step = learning_rate / -xp.expm1(t * log_beta1)
+        root = xp.sqrt(s) * (1.0 / xp.sqrt(-xp.expm1(t * log_beta2))) + epsilon
         return theta - step * v / root, Moments(v, s, t), cost
 
     return Optimizer("adam", init, update, _rate(learning_rate))

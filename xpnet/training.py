@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple, Never
 
 import numpy as np
 
-from xpnet import activations, data, engine, equations, files, heads, initializers, optimizers, parameters, targets
+from xpnet import activations, data, engine, files, heads, initializers, optimizers, parameters, targets
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.arguments import file_path, real, refuse_unknown, true_or_false, whole
-from xpnet.data import Batch, Examples, Loader
+from xpnet.data import Examples, Loader
 from xpnet.device import Place
 from xpnet.engine import Engine
 from xpnet.errors import (
@@ -519,6 +519,10 @@ def _checksum(examples: Examples) -> int:
     return checksum
 
 
+def _nothing(value: Any) -> None:
+    """Keep nothing of `value`."""
+
+
 class _Boundary(NamedTuple):
     """Where training stood when an epoch ended: what a checkpoint holds, with as much of the history."""
 
@@ -587,9 +591,10 @@ class _Training:
         self._write_checkpoint()
 
     def _boundary(self) -> _Boundary:
+        kept = self.engine.kept if self.options.checkpoint is not None else _nothing
         return _Boundary(
-            self.theta,
-            self.memory,
+            kept(self.theta),
+            kept(self.memory),
             self.best_theta,
             self.best_cost,
             self.best_epoch,
@@ -604,32 +609,27 @@ class _Training:
         rate = self.options.optimizer.rate(self.epoch)
         costs, columns = [], []
         for batch in self.examples.batches(self.columns, seed=self.seed, epoch=self.epoch):
-            self.theta, self.memory, cost = self.options.optimizer.update(
-                self.theta, self.memory, partial(self._evaluate, batch), learning_rate=rate, xp=self.xp
+            share = self.options.l2 * batch.columns / self.weight_sum
+            self.theta, self.memory, cost = self.engine.step(
+                self.options.optimizer, self.theta, self.memory, batch, rate=rate, l2=share
             )
             costs.append(cost)
             columns.append(batch.columns)
             self.steps += 1
         # The one wait for the device in an epoch.
-        cost = float(np.average(devices.to_host(self.xp.stack(costs)).astype(np.float64), weights=columns))
+        cost = float(costs[0])
+        if len(costs) > 1:
+            cost = float(np.average(devices.to_host(self.xp.stack(costs)).astype(np.float64), weights=columns))
         self._check_finite("cost", cost, rate)
         validation_cost = self._validation_cost()
         self._check_finite("validation cost", validation_cost, rate)
         self._note(cost, validation_cost, rate, time.perf_counter() - begun)
         self.ended = self._boundary()
-        view = EpochView(self.epoch - 1, cost, validation_cost, rate, self.history["seconds"][-1], self.network)
-        # Every callback is called, also after one has asked to stop.
-        if any([callback(view) is True for callback in self.options.callbacks]):  # noqa: C419
-            self.stop_reason = "callback"
-
-    def _evaluate(self, batch: Batch, theta: Array) -> tuple[Array, Array]:
-        """Return the mean cost over the batch's columns, with the penalty, and its gradient as a vector."""
-        layers = parameters.unflatten(theta, self.sizes, xp=self.xp)
-        total, gradients = self.engine.gradient(layers, batch.pieces)
-        if self.options.l2:
-            share = self.options.l2 * batch.columns / self.weight_sum
-            total, gradients = equations.penalized(total, gradients, layers, l2=share, xp=self.xp)
-        return total / batch.columns, parameters.flatten(gradients, xp=self.xp) / batch.columns
+        if self.options.callbacks:
+            view = EpochView(self.epoch - 1, cost, validation_cost, rate, self.history["seconds"][-1], self.network)
+            # Every callback is called, also after one has asked to stop.
+            if any([callback(view) is True for callback in self.options.callbacks]):  # noqa: C419
+                self.stop_reason = "callback"
 
     def _validation_cost(self) -> float | None:
         if self.validation is None:
@@ -639,7 +639,10 @@ class _Training:
         return float(self.engine.cost(layers, batch.pieces)) / batch.columns
 
     def _check_finite(self, name: str, cost: float | None, rate: float) -> None:
-        if cost is None or (math.isfinite(cost) and bool(self.xp.all(self.xp.isfinite(self.theta)))):
+        # The sum of squares is finite only if all parameters are; the costlier look at each follows when it is not.
+        if cost is None or (math.isfinite(cost) and math.isfinite(float(self.theta @ self.theta))):
+            return
+        if math.isfinite(cost) and bool(self.xp.all(self.xp.isfinite(self.theta))):
             return
         sizes = _sizes_of_features(self.examples.source)
         largest = int(np.argmax(sizes))
@@ -661,7 +664,9 @@ class _Training:
             self.history["validation_cost"].append(validation_cost)
         monitored = cost if validation_cost is None else validation_cost
         if monitored < self.best_cost:
-            self.best_theta, self.best_cost, self.best_epoch = self.theta, monitored, self.epoch - 1
+            self.best_cost, self.best_epoch = monitored, self.epoch - 1
+            if validation_cost is not None:
+                self.best_theta = self.engine.kept(self.theta)
         if monitored < self.reference - self.options.tol:
             self.reference, self.waited = monitored, 0
         else:
@@ -671,7 +676,7 @@ class _Training:
 
     def network(self, **timing: float) -> Network:
         """Return the network so far: where the validation cost was lowest, or else as it stands."""
-        best = self.validation is not None and self.best_epoch >= 0
+        best, theta = self.validation is not None and self.best_epoch >= 0, self.engine.kept(self.theta)
         if timing:
             seconds = max(sum(self.history["seconds"]), 1e-9)
             timing |= {
@@ -679,7 +684,7 @@ class _Training:
                 "examples_per_second": self.epoch * self.examples.source.n_examples / seconds,
             }
         return self.make_network(
-            layers=tuple(parameters.unflatten(self.best_theta if best else self.theta, self.sizes, xp=self.xp)),
+            layers=tuple(parameters.unflatten(self.best_theta if best else theta, self.sizes, xp=self.xp)),
             history={key: list(values) for key, values in self.history.items()},
             epochs_run=self.epoch,
             best_epoch=self.best_epoch if self.best_epoch >= 0 else None,

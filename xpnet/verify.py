@@ -399,14 +399,15 @@ def _device_errors(case: _Case, place: Place, dtype: str) -> dict[str, float]:
     sizes, xp = parameters.sizes_of(case.layers), place.xp
     running = engine.running(place, sizes, case.activation, case.head, columns=case.X.shape[1], threads=None)
     with place.active(), running as run:
-        piece = Piece(*(place.asarray(array, dtype=dtype) for array in (case.X, case.Y, case.weight)))
+        arrays = (np.matrix_transpose(array) for array in (case.X, case.Y, case.weight) if array is not None)
+        piece = Piece(*(place.asarray(array, dtype=dtype) for array in arrays))
         layers = [Layer(*(place.asarray(array, dtype=dtype) for array in layer)) for layer in case.layers]
-        cost, found = run.gradient(layers, [piece])
+        cost, found = run.gradient(parameters.flatten(layers, xp=xp), [piece])
         costs = xp.stack([cost, run.cost(layers, [piece])])
         return {
-            "forward": _relative(run.output(layers, piece.X), A[-1]),
+            "forward": _relative(run.output(layers, piece.taken(place)[0]), A[-1]),
             "cost": _relative(costs, np.stack([total, total])),
-            "gradient": _relative(parameters.flatten(found, xp=xp), parameters.flatten(gradients, xp=np)),
+            "gradient": _relative(found, parameters.flatten(gradients, xp=np)),
         }
 
 
