@@ -1,0 +1,655 @@
+"""The command: `main` reads arguments, runs one of its commands, and says on one line what was wrong with them.
+
+Results go to stdout; progress, warnings and errors to stderr. The exit code is 0, 1 when a verification failed, 2 on
+bad input, 130 on Ctrl-C and 141 when nobody reads stdout any more.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import platform
+import re
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import metadata
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+import xpnet
+from xpnet import activations, datasets, files, heads, initializers, optimizers, tables, targets
+from xpnet import device as devices
+from xpnet.arguments import nearest, real, whole
+from xpnet.device import DeviceInfo
+from xpnet.errors import ArgumentError, DataError, XpnetError, XpnetWarning
+from xpnet.network import Network, load
+from xpnet.targets import Task
+from xpnet.training import FOREIGN, EpochView, fit
+from xpnet.typing import Layer
+from xpnet.verify import verify
+
+DEFAULTS: Mapping[str, Any] = fit.__kwdefaults__ or {}
+"""What `fit` takes when nothing is said, which `xpnet fit` takes too."""
+
+WIDTH = 79
+"""Columns of a line for people."""
+
+MOST_UNITS = 1_000_000
+"""Units of a layer that can be asked for; more is a slip of the hand."""
+
+PACKAGES = (
+    ("numpy",),
+    ("array-api-compat",),
+    ("safetensors",),
+    ("cupy", "cupy-cuda13x", "cupy-cuda12x"),
+    ("torch",),
+    ("jax",),
+    ("pyarrow",),
+    ("scikit-learn",),
+)
+"""Packages that `xpnet doctor` looks for, each by every name that it is installed under."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; by default those of this process.
+
+    Returns
+    -------
+    int
+        0, 1 when a verification failed, 2 on bad input, 130 on Ctrl-C, 141 when stdout was closed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where a terminal has no λ, it is \\u03bb
+    try:
+        with _warnings_on_a_line():
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+            print(end="", flush=True)  # a pipe that is closed breaks here, not after the last line of Python
+            return code
+    except BrokenPipeError:
+        _forget_stdout()
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except (XpnetError, OSError, MemoryError) as error:
+        _say("error", _words(error))
+        _forget_stdout()
+        return 2
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        options = _parsed(arguments)
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
+    command: Callable[[argparse.Namespace], int] = options.run
+    return command(options)
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> int:
+    iterations = whole("--iterations", options.iterations, low=1)
+    seed = whole("--random-state", options.random_state, low=0)
+    device = devices.resolve(options.device).name
+    X, Y = datasets.flower()
+    print(
+        "A flower of 400 points: eight petals, in two colors that no line can part.\n"
+        "A network of 2-4-1 units, tanh, learns them by gradient descent on all points\n"
+        f"at once, with learning rate 1.2, on {device}.\n",
+        flush=True,
+    )
+
+    def tell(view: EpochView) -> None:
+        if view.epoch % 1_000 == 0:
+            print(f"Cost after iteration {view.epoch}: {view.cost:.6f}", flush=True)
+
+    common: dict[str, Any] = {"device": device, "dtype": "float64", "random_state": seed, "verbose": False}
+    begun = time.perf_counter()
+    net = fit(
+        X,
+        Y,
+        hidden=4,
+        activation="tanh",
+        optimizer="gd",
+        learning_rate=1.2,
+        batch_size="full",
+        epochs=iterations,
+        patience=None,
+        initial=initializers.small_normal((2, 4, 1), random_state=seed),
+        callbacks=tell,
+        **common,
+    )
+    if net.stop_reason == "interrupted":
+        raise KeyboardInterrupt
+    seconds = time.perf_counter() - begun
+    line = fit(X, Y, hidden=(), optimizer="lbfgs", **common)
+    print(f"\n{iterations:,} iterations in {seconds:.1f} s. Points whose color it tells:\n")
+    print(f"  this network         {net.score(X, Y):6.1%}")
+    print(f"  logistic regression  {line.score(X, Y):6.1%}   (no hidden layer: one straight line)")
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    hidden = _hidden(options.hidden)
+    fraction = real("--test-fraction", options.test_fraction, low=0.0, below=1.0)
+    place = devices.resolve(options.device)
+    devices.check_dtype(place, options.dtype)
+    for option, path in (("--out", options.out), ("--checkpoint", options.checkpoint)):
+        if path is not None:
+            tables.check_output(path, option=option, inputs=[options.data])
+    if options.out and options.checkpoint and os.path.realpath(options.out) == os.path.realpath(options.checkpoint):
+        raise ArgumentError(f"--out and --checkpoint must name two files; both are {options.out!r}.")
+    seed = _seed(options)
+
+    given = tables.read_labeled(options.data, options.target, drop=options.drop)
+    kind = targets.infer(targets.read(given.Y, examples="rows"), options.task)
+    training, held_out = (given.rows(numbers) for numbers in _split(len(given.Y), fraction, seed))
+    _check_classes(training, held_out, kind)
+    net = _trained(
+        training,
+        kind,
+        standardize=not options.no_standardize,
+        hidden=hidden,
+        device=place.name,
+        random_state=seed,
+        verbose=False if options.quiet else "auto",
+        **{name: getattr(options, name) for name in _PASSED},
+    )
+    if net.stop_reason == "interrupted":
+        _say("interrupted", f"this is the network after {net.epochs_run} epochs.")
+    if options.out is not None:
+        net.save(options.out)
+
+    _show("task", _task_in_words(kind))
+    _show("network", "-".join(map(str, net.sizes)) + (f", {net.activation.name}" if hidden else ""))
+    _show("rows", f"{len(training.Y):,} to train on, {len(held_out.Y):,} held out")
+    _show("epochs", f"{net.epochs_run}, stopped by {_stop(net.stop_reason, options)}")
+    _show("time", f"{net.timing['train_seconds']:.2f} s on {net.device}, {net.dtype}")
+    _show("seed", f"{seed} (the same again with --random-state {seed})")
+    if len(held_out.Y):
+        name = {"regression": "R²", "count": "D²"}.get(net.task, "accuracy")
+        _show(name, f"{net.score(held_out.X, held_out.Y, examples='rows'):.4f} on the rows held out")
+    _show("written", options.out or "nothing; to keep the network: --out net.safetensors")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    if options.out is not None:
+        tables.check_output(options.out, option="--out", inputs=[options.net, options.data], endings=tables.WRITABLE)
+    net = load(options.net, device=options.device)
+    if options.proba and net.classes is None:
+        raise ArgumentError(f"--proba needs a network that tells classes; this one is for {net.task}. Leave it out.")
+    X = tables.read_features(options.data, n_features=net.sizes[0], names=net.feature_names)
+    columns = _predictions(devices.to_host(net.predict_proba(X, examples="rows")), net.kind, proba=options.proba)
+    if options.out is not None:
+        tables.write(options.out, columns)
+    elif sys.stdout is not None:
+        tables.write_csv(columns, sys.stdout)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:  # noqa: ARG001  # the commands share one signature
+    machine = f"{platform.system()} {platform.machine()}"
+    print(f"xpnet {xpnet.__version__} on Python {platform.python_version()}, {machine}\n")
+    for names in PACKAGES:
+        _show(names[0], _version(names), indent=18)
+    print("\nDevices")
+    found = xpnet.devices()
+    for info in found:
+        _show_device(info)
+    print(flush=True)
+    passed = [_verified(info.name) for info in found if info.available]
+    return 0 if all(passed) else 1
+
+
+# The parts of `fit` ---------------------------------------------------------------------------------------------------
+
+_PASSED = (
+    *("activation", "optimizer", "learning_rate", "l2", "batch_size", "epochs", "patience", "validation_fraction"),
+    *("class_weight", "dtype", "threads", "checkpoint"),
+)
+"""The options that `fit` takes as they are."""
+
+
+def _trained(training: tables.Labeled, kind: Task, *, standardize: bool, **arguments: Any) -> Network:
+    """Return `fit`'s network.
+
+    With `standardize`, numbers to predict are standardized as features are, and the output layer is scaled back:
+    identity is linear, so ``deviation · (W A + b) + mean`` is a layer too. The costs in its history stay those of the
+    standardized numbers.
+    """
+    Y = training.Y
+    if not (standardize and kind.name == "regression"):
+        return fit(training.X, Y, task=kind.name, standardize=standardize, examples="rows", **arguments)
+    Y, largest = Y.astype(np.float64), float(np.sqrt(np.finfo(arguments["dtype"]).max))
+    if np.abs(Y).max() > largest:
+        raise DataError(
+            f"The target must be within ±{largest:.2g} to be standardized in {arguments['dtype']}; the largest is "
+            f"{np.abs(Y).max():.2g}. Scale it first."
+        )
+    mean, deviation = Y.mean(axis=0), Y.std(axis=0)
+    deviation = np.where(deviation > 0.0, deviation, 1.0)
+    net = fit(training.X, (Y - mean) / deviation, task=kind.name, standardize=True, examples="rows", **arguments)
+    W, b = (devices.to_host(array).astype(np.float64) for array in net.layers[-1])
+    scale = np.reshape(deviation, (-1, 1))
+    with net.place.active():
+        last = [
+            net.place.asarray(array, dtype=net.dtype) for array in (scale * W, scale * b + np.reshape(mean, (-1, 1)))
+        ]
+    return replace(net, layers=(*net.layers[:-1], Layer(*last)))
+
+
+def _hidden(text: str) -> tuple[int, ...]:
+    if text.strip().lower() in ("", "none"):
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= MOST_UNITS for part in parts):
+        raise ArgumentError(
+            f"--hidden must be units of each hidden layer, 1 to {MOST_UNITS:,}, such as 64 or 256,64, or none; it is "
+            f"{text!r}."
+        )
+    return tuple(map(int, parts))
+
+
+def _seed(options: argparse.Namespace) -> int:
+    """Return the seed given, or that of the checkpoint to go on from, or a new one."""
+    if options.random_state is not None:
+        return whole("--random-state", options.random_state, low=0)
+    if options.checkpoint is not None and os.path.exists(options.checkpoint):
+        _, found = files.read(options.checkpoint, kind="checkpoint")
+        return whole("random_state in the checkpoint", found.get("random_state"), low=0)
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _split(m: int, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the numbers of the rows to train on and of those held out."""
+    held = round(m * fraction)
+    if fraction and not 0 < held < m:
+        raise ArgumentError(f"--test-fraction must leave a row on each side; {fraction:g} of {m} rows is {held}.")
+    order = np.random.default_rng([seed, 3]).permutation(m)  # 0 to 2 are fit's: weights, order, validation
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _check_classes(training: tables.Labeled, held_out: tables.Labeled, kind: Task) -> None:
+    """Raise when a class is among the rows held out only: it could be neither learned nor scored."""
+    if kind.classes is None or training.Y.ndim == 2:
+        return
+    unseen = np.setdiff1d(held_out.Y, training.Y)
+    if unseen.size:
+        label = unseen[0].item()
+        raise DataError(
+            f"Every row of the class {label!r} is held out ({held_out.Y.tolist().count(label)} in all). Remove them, "
+            "or choose another --random-state or --test-fraction."
+        )
+
+
+def _task_in_words(kind: Task) -> str:
+    if kind.classes is None or kind.name == "multilabel":
+        return kind.name + (f", {kind.n_outputs} outputs" if kind.n_outputs > 1 else "")
+    shown = ", ".join(str(label) for label in kind.classes[:10])
+    more = f" and {kind.classes.size - 10} more" if kind.classes.size > 10 else ""
+    return f"{kind.name}, {kind.classes.size} classes: {shown}{more}"
+
+
+def _stop(reason: str, options: argparse.Namespace) -> str:
+    return {
+        "epochs": f"--epochs {options.epochs}",
+        "patience": f"--patience {options.patience}: the cost fell no further",
+        "interrupted": "Ctrl-C",
+    }[reason]
+
+
+# The parts of `predict` and `doctor` ----------------------------------------------------------------------------------
+
+
+def _predictions(A: npt.NDArray[Any], kind: Task, *, proba: bool) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns to write, from the network's output ``(n_y, m)``."""
+    labels = targets.decode(A, kind)
+    if labels.ndim == 1:
+        columns = {"prediction": labels}
+    elif labels.shape[0] == 1:
+        columns = {"prediction": labels[0]}
+    else:
+        columns = {f"prediction_{i}": row for i, row in enumerate(labels)}
+    if proba and kind.classes is not None:
+        rows = [1.0 - A[0], A[0]] if kind.name == "binary" else list(A)
+        columns |= {f"probability_{label}": row for label, row in zip(kind.classes, rows, strict=True)}
+    return columns
+
+
+def _version(names: Sequence[str]) -> str:
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name) + (f" ({name})" if name != names[0] else "")
+    return "not installed"
+
+
+def _show_device(info: DeviceInfo) -> None:
+    if info.available:
+        _show(info.name, info.description)
+        return
+    # The command that mends it has a line of its own, to be copied from.
+    problem, _, mend = (info.problem or "").partition(". Run: ")
+    _show(info.name, f"not available: {problem}")
+    if mend:
+        print(f"{'':12}Run: {mend}")
+
+
+def _verified(device: str) -> bool:
+    """Print what `verify` finds on a device, and return whether all of it is right."""
+    try:
+        report = verify(device)
+    except Exception as error:  # whatever a broken device raises is what the doctor is asked for
+        print(_one_line(f"Verification of {device} FAILED: {type(error).__name__}: {error}"))
+        return False
+    print(report, flush=True)
+    return report.passed
+
+
+# What is printed ------------------------------------------------------------------------------------------------------
+
+
+def _show(label: str, text: str, *, indent: int = 12) -> None:
+    """Print a result with its name before it."""
+    print(
+        textwrap.fill(
+            text,
+            WIDTH,
+            initial_indent=f"{label:<{indent}}",
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
+
+
+def _say(what: str, text: str) -> None:
+    """Print one line on stderr."""
+    print(_one_line(f"xpnet: {what}: {text}"), file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", text.strip())
+
+
+@contextlib.contextmanager
+def _warnings_on_a_line() -> Iterator[None]:
+    """Show warnings without the line of code that they come from, for the duration of a ``with``."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        _say("warning", _translated(str(message)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", XpnetWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _words(error: BaseException) -> str:
+    """Return what an error says, in the command's words."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory. {error}"
+    return _translated(str(error))
+
+
+def _option(found: re.Match[str]) -> str:
+    """Return ``--batch-size full`` for ``batch_size="full"``."""
+    name, *value = filter(None, found.groups())
+    return " ".join([f"--{name.replace('_', '-')}", *value])
+
+
+_OPTIONS = "|".join((*_PASSED, "device", "hidden", "random_state", "task"))
+_ALONE = r"(?<![\w/\\'\"-])"  # neither part of a word or a path, nor quoted
+_TRANSLATIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"fit\(\.\.\., checkpoint=\.\.\.\)", "xpnet fit --checkpoint"),
+    (r"pass standardize=True", "leave out --no-standardize"),
+    (r"Pass standardize=True|Train on \(Y - Y\.mean\(\)\) / Y\.std\(\)", "Leave out --no-standardize"),
+    (r"Use sample_weight", "Leave it out"),
+    (r", or (?:an xpnet\.Activation\(g, dg\)|made by xpnet\.optimizers|None for where X lives)(?=;)", ""),
+    (rf'{_ALONE}({_OPTIONS})=(?:"([^"]*)"|(\d+))', _option),
+    (rf"^({_OPTIONS})(?= (?:must|needs|names))", _option),
+    (rf"{_ALONE}(batch_size|class_weight|learning_rate)(?![\w'\"])", _option),
+    (r"^Y (?=has|must|is|holds)", "The target "),
+)
+"""Python's way to put it, and the command's."""
+
+
+def _translated(message: str) -> str:
+    """Return a message of the library in the command's words: ``task="count"`` is ``--task count`` here."""
+    for python, command in _TRANSLATIONS:
+        message = re.sub(python, command, message)
+    return message
+
+
+def _forget_stdout() -> None:
+    """Have what stdout still holds go nowhere, so that Python does not complain of it when it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(f"{message}. See: {self.prog} --help")
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        odd = next((word for word in unknown if word.startswith("-")), unknown[0])
+        raise ArgumentError(f"{options.command} has no {_unknown(odd, options)} See: xpnet {options.command} --help")
+    return options
+
+
+def _unknown(word: str, options: argparse.Namespace) -> str:
+    if not word.startswith("-"):
+        return f"place for {word!r}."
+    name = word.partition("=")[0].lstrip("-").replace("-", "_")
+    advice = re.fullmatch(r"it is '(\w+)'", FOREIGN.get(name, ""))
+    if advice and hasattr(options, advice[1]):
+        return f"option {word!r}; it is --{advice[1].replace('_', '-')}."
+    known = [f"--{name.replace('_', '-')}" for name in vars(options)]
+    return f"option {word!r}.{nearest(word, known)}"
+
+
+def _number_or_word(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+def _patience(text: str) -> int | None:
+    return None if text.lower() == "none" else int(text)
+
+
+_patience.__name__ = "whole number"  # what argparse calls it in a message
+
+
+_DEVICE_HELP = "cpu, cuda, cuda:N, or auto: CUDA when it works (default: {})"
+
+
+def _parser() -> _Parser:
+    parser = _new(
+        _Parser,
+        prog="xpnet",
+        description="Train neural networks from ten equations, on a CPU or a CUDA GPU.",
+        epilog="""
+            examples:
+              xpnet demo
+              xpnet fit cancer.csv --target diagnosis --out net.safetensors
+              xpnet predict net.safetensors new.csv --out predictions.csv
+              xpnet doctor
+
+            "xpnet COMMAND --help" tells what a command takes.
+            """,
+    )
+    parser.add_argument("--version", action="version", version=f"xpnet {xpnet.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_fit(commands)
+    _add_predict(commands)
+    doctor = _new(
+        commands.add_parser,
+        "doctor",
+        help="show versions and devices, and verify what each device computes",
+        description="Show versions, devices and why one is missing, then verify what each that works computes.",
+        epilog="The exit code is 1 when a verification fails.",
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _new(make: Callable[..., _Parser], *arguments: Any, epilog: str, **options: Any) -> _Parser:
+    return make(
+        *arguments,
+        epilog=textwrap.dedent(epilog).strip(),
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=27),
+        allow_abbrev=False,  # an abbreviation in a script breaks when an option is added
+        **options,
+    )
+
+
+def _add_demo(commands: Any) -> None:
+    demo = _new(
+        commands.add_parser,
+        "demo",
+        help="train the lecture's network on a flower of points",
+        description="Train the lecture's network, 2-4-1 with tanh, on 400 points that form a flower.",
+        epilog="""
+            examples:
+              xpnet demo
+              xpnet demo --iterations 2000 --random-state 7
+            """,
+    )
+    demo.add_argument("--device", default="cpu", help=_DEVICE_HELP.format("cpu"))
+    demo.add_argument("--iterations", type=int, default=10_000, metavar="N", help="steps downhill (default: 10000)")
+    demo.add_argument("--random-state", type=int, default=3, metavar="SEED", help="of the first weights (default: 3)")
+    demo.set_defaults(run=_demo)
+
+
+def _add_fit(commands: Any) -> None:
+    parser = _new(
+        commands.add_parser,
+        "fit",
+        help="train a network on a table",
+        description=textwrap.fill(
+            "Train a network on a table of numbers, and score it on rows that it has not seen. Rows are examples. A "
+            "CSV's first line has the columns' names. Features, and a target of numbers, are standardized.",
+            WIDTH,
+        ),
+        epilog="""
+            examples:
+              xpnet fit cancer.csv --target diagnosis --out net.safetensors
+              xpnet fit houses.parquet --target price --task regression --hidden 256,64
+              xpnet fit digits.npy --target -1 --l2 3 --validation-fraction 0.1
+              xpnet fit big.parquet --target y --device cuda --checkpoint run.ckpt
+            """,
+    )
+    parser.add_argument("data", metavar="DATA", help="a .csv, .parquet, .npy (2-D) or .npz file")
+    parser.add_argument(
+        "--target",
+        required=True,
+        metavar="COLUMN",
+        help="what to predict: a column's name; its number in .npy (-1 is the last); the array's name in .npz",
+    )
+    parser.add_argument(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a column that is no feature; may be repeated",
+    )
+    network = parser.add_argument_group("the network")
+    network.add_argument(
+        "--hidden",
+        default=str(DEFAULTS["hidden"]),
+        metavar="UNITS",
+        help=f"of each hidden layer: 64, or 256,64, or none (default: {DEFAULTS['hidden']})",
+    )
+    _choice(network, "activation", activations.ACTIVATIONS)
+    _choice(network, "task", ("auto", *heads.TASK_HEADS))
+    training = parser.add_argument_group("training")
+    _choice(training, "optimizer", optimizers.OPTIMIZERS)
+    _number(training, "learning-rate", float, "step size (default: the optimizer's own)")
+    _number(training, "l2", float, "λ of the penalty λ/(2m) Σ‖W‖² (default: 0)")
+    _number(training, "batch-size", _number_or_word, "rows per step, full, or auto (default: auto)")
+    _number(training, "epochs", int, f"passes over the rows (default: {DEFAULTS['epochs']})")
+    _number(
+        training,
+        "patience",
+        _patience,
+        f"epochs without a lower cost after which to stop, or none (default: {DEFAULTS['patience']})",
+    )
+    _number(training, "validation-fraction", float, "share of the training rows to judge that cost by (default: 0)")
+    training.add_argument("--class-weight", choices=["balanced"], metavar="balanced", help="weigh rare classes up")
+    training.add_argument("--no-standardize", action="store_true", help="take the numbers as they are")
+    training.add_argument(
+        "--test-fraction", type=float, default=0.2, metavar="X", help="share of the rows held out (default: 0.2)"
+    )
+    _number(training, "random-state", int, "seed of the rows held out, the weights and the order (default: a new one)")
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", default="auto", help=_DEVICE_HELP.format("auto"))
+    _choice(machine, "dtype", ("float32", "float64"))
+    _number(machine, "threads", int, "CPU threads (default: every core)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", metavar="FILE", help="where to write the network, such as net.safetensors")
+    output.add_argument("--checkpoint", metavar="FILE", help="state of the training; an existing one is resumed")
+    output.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=_fit)
+
+
+def _choice(group: Any, name: str, values: Sequence[str] | Mapping[str, Any]) -> None:
+    listed = ", ".join(values)
+    group.add_argument(
+        f"--{name}", default=DEFAULTS[name], metavar="NAME", help=f"{listed} (default: {DEFAULTS[name]})"
+    )
+
+
+def _number(group: Any, name: str, kind: Callable[[str], Any], text: str) -> None:
+    metavar = "X" if kind is float else "N"
+    group.add_argument(f"--{name}", type=kind, default=DEFAULTS[name.replace("-", "_")], metavar=metavar, help=text)
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _new(
+        commands.add_parser,
+        "predict",
+        help="predict the rows of a table with a trained network",
+        description=textwrap.fill(
+            "Predict the rows of a table, as CSV on standard output or in a file. Columns are found by name when the "
+            "network was trained on names; others, such as the target, are ignored.",
+            WIDTH,
+        ),
+        epilog="""
+            examples:
+              xpnet predict net.safetensors new.csv
+              xpnet predict net.safetensors new.parquet --proba --out predictions.csv
+            """,
+    )
+    parser.add_argument("net", metavar="NET", help="a network that xpnet wrote")
+    parser.add_argument("data", metavar="DATA", help="a .csv, .parquet, .npy (2-D) or .npz file")
+    parser.add_argument("--out", metavar="FILE", help="a .csv or .parquet file (default: standard output)")
+    parser.add_argument("--proba", action="store_true", help="the probability of each class too")
+    parser.add_argument("--device", default="auto", help=_DEVICE_HELP.format("auto"))
+    parser.set_defaults(run=_predict)

@@ -1,0 +1,519 @@
+"""Tables in files: the examples that the command reads and the predictions that it writes. Rows are examples here.
+
+CSV and Parquet go through pyarrow, which is imported when one of them is met; .npy and .npz need NumPy alone.
+"""
+
+import contextlib
+import csv
+import difflib
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from xpnet.errors import ArgumentError, DataError, MissingPackageError, ShapeError, XpnetWarning
+
+READABLE = (".csv", ".parquet", ".npy", ".npz")
+"""The endings of files that are read."""
+
+WRITABLE = (".csv", ".parquet")
+"""The endings of files that are written."""
+
+LISTED = 8
+"""The most names that a message lists."""
+
+CHUNK = 65_536
+"""Rows of a CSV that are made text at a time."""
+
+_INDEX = re.compile(r"(?:__index_level_\d+__|Unnamed: 0)?")
+"""Columns in which pandas keeps its row numbers: no features, though they would often give the target away."""
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """Examples with their targets.
+
+    Attributes
+    ----------
+    X : (m, n_x) array or pyarrow table
+        Numbers; a table has the features' names.
+    Y : (m,) or (m, n_y) array
+        Labels or numbers.
+    """
+
+    X: Any
+    Y: npt.NDArray[Any]
+
+    def rows(self, numbers: npt.NDArray[np.int64]) -> "Labeled":
+        """Return the examples of these numbers."""
+        return Labeled(self.X.take(numbers) if _is_arrow(self.X) else self.X[numbers], self.Y[numbers])
+
+
+def read_labeled(path: str, target: str, *, drop: Collection[str] = ()) -> Labeled:
+    """Return the examples of a file and their targets.
+
+    Parameters
+    ----------
+    path : str
+        Ends in one of `READABLE`.
+    target : str
+        The column to predict: its name in .csv and .parquet, its number in .npy (negative ones count from the end),
+        the array's name in .npz.
+    drop : collection of str
+        Columns or arrays, named as `target` is, to leave out.
+
+    Returns
+    -------
+    Labeled
+
+    Raises
+    ------
+    OSError
+        The file is not there or may not be read.
+    ArgumentError
+        It is of no known format, or has no such column.
+    DataError
+        It is damaged or empty, or its features are not all finite numbers.
+    MissingPackageError
+        Its format needs pyarrow.
+    """
+    match _format(path):
+        case ".npy":
+            return _labeled_matrix(_matrix(path), target, drop, path)
+        case ".npz":
+            return _labeled_arrays(_arrays(path), target, drop, path)
+        case _:
+            return _labeled_table(_table(path), target, drop, path)
+
+
+def read_features(path: str, *, n_features: int, names: Sequence[str] | None) -> Any:
+    """Return the examples of a file as the network that was trained on such features needs them.
+
+    Parameters
+    ----------
+    path : str
+        Ends in one of `READABLE`.
+    n_features : int
+        Features of the network.
+    names : sequence of str or None
+        Their names: a table's columns are picked by them and others are ignored. Without them, and for .npy and .npz,
+        the columns have to be exactly these features in this order.
+
+    Returns
+    -------
+    (m, n_features) array or pyarrow table
+
+    Raises
+    ------
+    OSError, ArgumentError, DataError, MissingPackageError
+        As `read_labeled`; `ShapeError` when the features are others.
+    """
+    match _format(path):
+        case ".npy":
+            X = _matrix(path)
+        case ".npz":
+            X = _only_matrix(_arrays(path), n_features, path)
+        case _:
+            return _features_of_table(_table(path), n_features, names, path)
+    if X.shape[1] != n_features:
+        raise ShapeError(
+            f"{path} has {X.shape[1]} columns and the network was trained on {n_features} features. Leave out the "
+            "target and whatever else is not a feature."
+        )
+    return _checked(X, path)
+
+
+# Formats --------------------------------------------------------------------------------------------------------------
+
+
+def _format(path: str) -> str:
+    """Return the file's ending when it is one that is read and the file can be."""
+    size = os.stat(path).st_size
+    suffix = Path(path).suffix.lower()
+    if not os.path.isfile(path) or suffix not in READABLE:
+        problem = "is a folder" if os.path.isdir(path) else "is not a file of a known format"
+        raise ArgumentError(f"{path} {problem}; expected one that ends in {_either(READABLE)}.")
+    with open(path, "rb"):  # what may not be read raises here, in words that name the file
+        if size == 0:
+            raise DataError(f"{path} is empty.")
+    return suffix
+
+
+def _pyarrow(path: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.csv
+        import pyarrow.parquet
+    except ImportError as error:
+        problem = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
+        raise MissingPackageError(f'{path} needs pyarrow, which {problem}. Run: pip install "xpnet[data]"') from error
+    return pyarrow
+
+
+def _table(path: str) -> Any:
+    """Return a CSV or Parquet file as a pyarrow table."""
+    pyarrow = _pyarrow(path)
+    is_csv = path.lower().endswith(".csv")
+    try:
+        table = _csv(path, pyarrow) if is_csv else _parquet(path, pyarrow)
+        names = table.column_names  # decodes them
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        kind = "CSV in UTF-8" if is_csv else "Parquet"
+        raise DataError(f"{path} cannot be read as {kind}: {error}") from error
+    if table.num_rows == 0:
+        raise DataError(f"{path} has the columns {_listed(names)} and no rows.")
+    return table
+
+
+def _csv(path: str, pyarrow: Any) -> Any:
+    def read(block_size: int | None) -> Any:
+        return pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(block_size=block_size),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False),
+        )
+
+    try:
+        return read(None)
+    except pyarrow.ArrowInvalid:
+        # pyarrow infers types from the first block: 1, 2, … there and 2.5 later is an error. Look at all of it.
+        return read(min(os.stat(path).st_size + 1, 2**31 - 1))
+
+
+def _parquet(path: str, pyarrow: Any) -> Any:
+    # Not read_table, which makes columns out of folders' names: year=2024/data.parquet.
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read()
+
+
+def _matrix(path: str) -> npt.NDArray[Any]:
+    """Return a .npy file, mapped rather than read, and never unpickled."""
+    try:
+        array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+    except Exception as error:  # NumPy meets damage with ValueError, OverflowError, TokenError and more
+        raise DataError(f"{path} cannot be read as a .npy array: {error}") from error
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "biuf":
+        raise DataError(
+            f"{path} must hold a table of numbers, (m, n_x), rows being examples; it holds {_described(array)}."
+        )
+    return array
+
+
+def _arrays(path: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a .npz file by name, never unpickled."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not a zip file")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: array for name in file.files if isinstance(array := file[name], np.ndarray)}
+    except Exception as error:  # as above, and what zip files and decompression raise
+        raise DataError(f"{path} cannot be read as .npz arrays: {error}") from error
+
+
+# Features and targets -------------------------------------------------------------------------------------------------
+
+
+def _labeled_matrix(array: npt.NDArray[Any], target: str, drop: Collection[str], path: str) -> Labeled:
+    chosen, *left_out = (_column_number(text, array.shape[1], path) for text in (target, *drop))
+    Y = array[:, chosen].copy()
+    _checked(Y[:, None], path, [f"column {chosen}"])
+    kept = [i for i in range(array.shape[1]) if i not in {chosen, *left_out}]
+    if not kept:
+        raise DataError(f"{path} has no column besides the target; there is nothing to learn from.")
+    return Labeled(_checked(array[:, kept], path, [f"column {i}" for i in kept]), Y)
+
+
+def _column_number(text: str, width: int, path: str) -> int:
+    try:
+        number = range(width)[int(text)]
+    except (ValueError, IndexError):
+        raise ArgumentError(
+            f"{path} has no column {text!r}: a .npy file's columns go by numbers, here 0 to {width - 1}, or -1 for "
+            "the last."
+        ) from None
+    return number
+
+
+def _labeled_arrays(arrays: dict[str, npt.NDArray[Any]], target: str, drop: Collection[str], path: str) -> Labeled:
+    for name in (target, *drop):
+        _check_known(name, list(arrays), path, "array")
+    rest = [name for name in arrays if name != target and name not in drop]
+    if len(rest) != 1:
+        found = f"the arrays {_listed(rest)}" if rest else "no array"
+        raise DataError(
+            f"{path} has {found} besides {target!r}; expected one, the features. Leave others out with --drop."
+        )
+    X, Y = arrays[rest[0]], arrays[target]
+    _check_features(X, rest[0], path)
+    if Y.ndim not in (1, 2) or Y.shape[0] != X.shape[0]:
+        raise ShapeError(
+            f"{path} must have a row of {target!r} for each of the {X.shape[0]} rows of {rest[0]!r}; {target!r} is "
+            f"{_described(Y)}."
+        )
+    _checked(Y.reshape(-1, 1), path, [repr(target)])
+    return Labeled(_checked(X, path), Y)
+
+
+def _only_matrix(arrays: dict[str, npt.NDArray[Any]], n_features: int, path: str) -> npt.NDArray[Any]:
+    """Return the one array that can be the features."""
+    fitting = [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] == n_features]
+    if len(fitting) != 1:
+        held = ", ".join(f"{name!r} {array.shape}" for name, array in list(arrays.items())[:LISTED]) or "none"
+        raise ShapeError(
+            f"{path} must have one array of the {n_features} features that the network was trained on, "
+            f"(m, {n_features}); its arrays are {held}."
+        )
+    _check_features(arrays[fitting[0]], fitting[0], path)
+    return arrays[fitting[0]]
+
+
+def _check_features(X: npt.NDArray[Any], name: str, path: str) -> None:
+    if X.ndim != 2 or X.size == 0 or X.dtype.kind not in "biuf":
+        raise DataError(
+            f"{name!r} in {path} must be a table of numbers, (m, n_x), rows being examples; it is {_described(X)}."
+        )
+
+
+def _labeled_table(table: Any, target: str, drop: Collection[str], path: str) -> Labeled:
+    for name in (target, *drop):
+        _check_known(name, table.column_names, path, "column")
+    names = [name for name in table.column_names if name != target and name not in drop]
+    numbering = [name for name in names if _INDEX.fullmatch(name)]
+    if numbering:
+        warnings.warn(
+            f"{path} has the column {_listed(numbering)}, in which pandas keeps row numbers; it is left out.",
+            XpnetWarning,
+            stacklevel=2,
+        )
+    names = [name for name in names if name not in numbering]
+    if not names:
+        raise DataError(f"{path} has no column besides the target {target!r}; there is nothing to learn from.")
+    Y = _labels(_column(table, target, path), target, path)
+    return Labeled(_numbers(table, names, path, mend="Encode them as numbers, or leave them out with --drop."), Y)
+
+
+def _features_of_table(table: Any, n_features: int, names: Sequence[str] | None, path: str) -> Any:
+    given = [name for name in table.column_names if not _INDEX.fullmatch(name)]
+    lacking = [name for name in names or () if name not in table.column_names]
+    if lacking:
+        raise ShapeError(f"{path} lacks columns that the network was trained on: {_listed(lacking)}.")
+    if not names and len(given) != n_features:
+        raise ShapeError(
+            f"{path} has {len(given)} columns and the network was trained on {n_features} features without names. "
+            "Leave out the target and whatever else is not a feature."
+        )
+    return _numbers(table, names or given, path, mend="Encode them as they were when it was trained.")
+
+
+def _numbers(table: Any, names: Sequence[str], path: str, *, mend: str) -> Any:
+    """Return these columns as a pyarrow table of finite numbers."""
+    columns = {name: _column(table, name, path) for name in names}
+    wrong = [f"{name!r} ({column.type})" for name, column in columns.items() if not _is_numeric(column)]
+    if wrong:
+        raise DataError(f"{path} has columns that are not numbers: {_listed(wrong, quoted=False)}. {mend}")
+    missing, infinite = zip(*map(_gaps, columns.values()), strict=True)
+    _refuse_gaps(path, [repr(name) for name in names], missing, infinite)
+    return _pyarrow(path).table(columns)
+
+
+def _labels(column: Any, target: str, path: str) -> npt.NDArray[Any]:
+    """Return the target's column as labels or numbers."""
+    from pyarrow import types
+
+    words = types.is_string(column.type) or types.is_large_string(column.type)
+    if not words and not _is_numeric(column):
+        raise DataError(
+            f"The target {target!r} in {path} is of type {column.type}; expected words, whole numbers or bools as "
+            "labels, or numbers. Encode it as one of them."
+        )
+    missing, infinite = (column.null_count, 0) if words else _gaps(column)
+    _refuse_gaps(path, [repr(target)], [missing], [infinite])
+    return np.asarray(column.to_pylist(), dtype=str) if words else np.asarray(column.to_numpy())
+
+
+def _column(table: Any, name: str, path: str) -> Any:
+    """Return the one column of that name: a category as what it stands for, a decimal number as a float."""
+    import pyarrow
+
+    count = table.column_names.count(name)
+    if count > 1:
+        raise DataError(f"{path} has {count} columns named {name!r}. Rename them.")
+    column = table.column(name)
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.cast(pyarrow.float64()) if pyarrow.types.is_decimal(column.type) else column
+
+
+def _is_numeric(column: Any) -> bool:
+    from pyarrow import types
+
+    # A column of which everything is missing has the type null; it is called missing, not wordy.
+    tests = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
+    return any(test(column.type) for test in tests)
+
+
+def _gaps(column: Any) -> tuple[int, int]:
+    """Return how many numbers of a column are missing and how many infinite."""
+    values = np.asarray(column.to_numpy(), dtype=np.float64)  # missing ones become nan
+    return int(np.isnan(values).sum()), int(np.isinf(values).sum())
+
+
+def _is_arrow(X: Any) -> bool:
+    return hasattr(X, "column_names")
+
+
+def _checked(X: npt.NDArray[Any], path: str, names: Sequence[str] | None = None) -> npt.NDArray[Any]:
+    """Return `X`, whose columns messages call `names`, when all of it is finite."""
+    if X.dtype.kind == "f" and not np.isfinite(X).all():
+        called = names or [f"column {i}" for i in range(X.shape[1])]
+        _refuse_gaps(path, called, np.isnan(X).sum(axis=0).tolist(), np.isinf(X).sum(axis=0).tolist())
+    return X
+
+
+def _refuse_gaps(path: str, names: Sequence[str], missing: Sequence[int], infinite: Sequence[int]) -> None:
+    for what, counts in (("missing", missing), ("infinite", infinite)):
+        found = [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True) if count]
+        if found:
+            raise DataError(
+                f"{path} has {what} values in {_listed(found, quoted=False)}. Fill them in or remove those rows."
+            )
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_known(name: str, names: Sequence[str], path: str, what: str) -> None:
+    if name in names:
+        return
+    lowered = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1)
+    hint = f" Did you mean {lowered[close[0]]!r}?" if close else ""
+    if len(names) == 1 and re.search(r"[;\t]", names[0]):
+        hint = " Columns must be separated by commas."
+    raise ArgumentError(f"{path} has no {what} {name!r}.{hint} Its {what}s are {_listed(names)}.")
+
+
+def _listed(names: Sequence[str], *, quoted: bool = True) -> str:
+    """Return ``'a', 'b' and 3 more``."""
+    shown = ", ".join(repr(name) if quoted else name for name in names[:LISTED])
+    return shown + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+def _either(endings: Sequence[str]) -> str:
+    return f"{', '.join(endings[:-1])} or {endings[-1]}"
+
+
+def _described(array: npt.NDArray[Any]) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def check_output(path: str, *, option: str, inputs: Collection[str], endings: Sequence[str] = ()) -> None:
+    """Check, before the work that leads to it, that a file can be written.
+
+    Parameters
+    ----------
+    path : str
+        Of the file.
+    option : str
+        What the command calls it.
+    inputs : collection of str
+        Files that it must not overwrite.
+    endings : sequence of str
+        What it has to end in, when that matters.
+
+    Raises
+    ------
+    ArgumentError
+        It cannot; the message says why.
+    MissingPackageError
+        It is to be Parquet and pyarrow is not there.
+    """
+    folder = os.path.dirname(path) or "."
+    if endings and not path.lower().endswith(tuple(endings)):
+        raise ArgumentError(f"{option} must end in {_either(endings)}; it is {path!r}.")
+    if not os.path.isdir(folder):
+        raise ArgumentError(f"{option} must be in a folder that is there; {folder!r} is not. Make it first.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ArgumentError(
+            f"{option} must name a file; {path!r} is a {'folder' if os.path.isdir(path) else 'device'}."
+        )
+    if not os.access(folder, os.W_OK):
+        raise ArgumentError(f"{option} must be in a folder that may be written to; {folder!r} may not.")
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
+        raise ArgumentError(f"{option} must be another file than the ones read; {path!r} would be overwritten.")
+    if endings and path.lower().endswith(".parquet"):
+        _pyarrow(path)
+
+
+def write(path: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a table, whole or not at all.
+
+    Parameters
+    ----------
+    path : str
+        Ends in one of `WRITABLE`.
+    columns : mapping of str to (m,) array
+        By name.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; a file that was there before is untouched.
+    """
+    with _replaced(path) as temporary:
+        if path.lower().endswith(".parquet"):
+            pyarrow = _pyarrow(path)
+            pyarrow.parquet.write_table(
+                pyarrow.table({name: _writable(column) for name, column in columns.items()}), temporary
+            )
+        else:
+            with open(temporary, "x", encoding="utf-8", newline="") as file:
+                write_csv(columns, file)
+
+
+def _writable(column: npt.NDArray[Any]) -> Any:
+    return column.tolist() if column.dtype.kind == "U" else column
+
+
+def write_csv(columns: Mapping[str, npt.NDArray[Any]], file: TextIO) -> None:
+    """Write a table as CSV; numbers have the digits that tell them from their neighbors.
+
+    Parameters
+    ----------
+    columns : mapping of str to (m,) array
+        By name.
+    file : text file
+        Where to.
+    """
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for start in range(0, min(map(len, columns.values())), CHUNK):
+        writer.writerows(
+            zip(*(column[start : start + CHUNK].astype(str).tolist() for column in columns.values()), strict=True)
+        )
+
+
+@contextlib.contextmanager
+def _replaced(path: str) -> Iterator[str]:
+    """Yield the name of a temporary file, which takes the place of `path` when all has gone well."""
+    target = os.path.realpath(path)
+    temporary = os.path.join(os.path.dirname(target), f".xpnet-{os.urandom(8).hex()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}; nothing was changed", path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
