@@ -659,7 +659,6 @@ METADATA = {
     "classes_dtype": [None, 7, "int65", "object", "str", "float32,float32", "complex64", ["int64"]],
     "activation": [None, 7, ["relu"]],
     "feature_names": [7, "abc", ["a", "b"], ["a", "b", 3]],
-    "history": [None, 7, [1.0], {"cost": 1.0}, {"cost": "123"}, {"cost": ["low"]}, {"cost": [None]}],
     "epochs_run": [None, "5", 1.5, -1, True, []],
     "best_epoch": ["5", 1.5, -1, []],
     "stop_reason": [None, 7, ["epochs"]],
@@ -694,13 +693,19 @@ def test_a_network_with_a_wrong_entry_is_refused(key, value, saved, tmp_path):
     refused(saved, tmp_path / "damaged.safetensors")
 
 
-@pytest.mark.parametrize("name", ["W1", "b1", "W2", "b2", "feature_mean", "feature_deviation"])
+@pytest.mark.parametrize("name", ["W1", "b1", "W2", "b2", "feature_mean", "feature_deviation", "history.cost"])
 def test_a_network_without_one_of_its_arrays_is_refused(name, saved, tmp_path):
     del saved.tensors[name]
     refused(saved, tmp_path / "damaged.safetensors")
 
 
 ARRAYS = {
+    "a history of whole numbers": {"history.cost": np.zeros(3, np.int64)},
+    "a history of nan": {"history.cost": np.full(3, np.nan)},
+    "a history of two axes": {"history.cost": np.zeros((3, 1))},
+    "a history of more costs than rates": {"history.cost": np.zeros(1_000)},
+    "a history of fewer validation costs": {"history.validation_cost": np.zeros(1)},
+    "a history of something else": {"history.accuracy": np.zeros(3)},
     "one array more": {"W3": np.zeros((3, 3), np.float32)},
     "two arrays of other names": {"W9": np.zeros((3, 3), np.float32), "b9": np.zeros((3, 1), np.float32)},
     "another layer that does not fit": {"W3": np.zeros((3, 4), np.float32), "b3": np.zeros((3, 1), np.float32)},

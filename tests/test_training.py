@@ -887,7 +887,7 @@ def test_checkpoints_can_be_written_after_every_epoch(checkpoint):
     kept = []
 
     def count(view):
-        kept.append(len(files.read(checkpoint, kind="checkpoint")[1]["history"]["cost"]) if checkpoint.exists() else 0)
+        kept.append(files.read(checkpoint, kind="checkpoint")[0]["history.cost"].size if checkpoint.exists() else 0)
 
     fit(*problem(), checkpoint=checkpoint, checkpoint_every=0, callbacks=count)
     assert kept == [0, 1, 2]
@@ -998,11 +998,11 @@ DAMAGE = {
     "a short memory": lambda saved: saved.tensors.update({"optimizer.s": saved.tensors["optimizer.s"][:1]}),
     "nan": lambda saved: saved.tensors.update(theta=np.full_like(saved.tensors["theta"], np.nan)),
     "no numbers": lambda saved: saved.metadata.update(numbers=[1]),
-    "no history": lambda saved: saved.metadata.pop("history"),
-    "a history without costs": lambda saved: saved.metadata["history"].pop("cost"),
-    "a history of words": lambda saved: saved.metadata["history"].update(cost=["low", "lower", "lowest"]),
-    "uneven histories": lambda saved: saved.metadata["history"]["cost"].pop(),
-    "validation costs from nowhere": lambda saved: saved.metadata["history"].update(validation_cost=[1.0] * 3),
+    "no history": lambda saved: [saved.tensors.pop(key) for key in list(saved.tensors) if key.startswith("history")],
+    "a history without costs": lambda saved: saved.tensors.pop("history.cost"),
+    "a history of nan": lambda saved: saved.tensors.update({"history.cost": np.full(3, np.nan)}),
+    "uneven histories": lambda saved: saved.tensors.update({"history.cost": np.ones(2)}),
+    "validation costs from nowhere": lambda saved: saved.tensors.update({"history.validation_cost": np.ones(3)}),
     "no fingerprint": lambda saved: saved.metadata.pop("fingerprint"),
     "a fingerprint that is a list": lambda saved: saved.metadata.update(fingerprint=[]),
     **{

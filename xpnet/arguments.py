@@ -14,8 +14,9 @@ from xpnet.errors import ArgumentError, UnknownArgumentError
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return ``' Did you mean "relu"?'`` for the nearest of `words`, or ``""`` when none is near."""
-    close = difflib.get_close_matches(word.lower(), list(words), n=1)
-    return f' Did you mean "{close[0]}"?' if close else ""
+    lowered = {other.lower(): other for other in words}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1)
+    return f' Did you mean "{lowered[close[0]]}"?' if close else ""
 
 
 def choice(name: str, value: Any, options: Sequence[str], *, or_else: str = "") -> str:

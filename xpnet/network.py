@@ -235,6 +235,7 @@ class Network:
             The file cannot be written; one that was there before is untouched.
         """
         tensors = {name: devices.to_host(array) for name, array in named(self.layers).items()}
+        tensors |= history_arrays(self.history)
         if self.scaling is not None:
             tensors["feature_mean"], tensors["feature_deviation"] = self.scaling
         classes = self.kind.classes
@@ -247,7 +248,6 @@ class Network:
                 "classes_dtype": None if classes is None else _label_dtype(classes),
                 "activation": self.activation.name,
                 "feature_names": self.feature_names,
-                "history": {key: list(values) for key, values in self.history.items()},
                 "epochs_run": self.epochs_run,
                 "best_epoch": self.best_epoch,
                 "stop_reason": self.stop_reason,
@@ -382,6 +382,30 @@ def _names_differ(known: Sequence[str], given: Sequence[str]) -> str:
     return f"X must have the columns trained on; {' and '.join(parts)}. Pass X[list(net.feature_names)]."
 
 
+_HISTORY = "history."
+
+
+def history_arrays(history: Mapping[str, Sequence[float]]) -> dict[str, npt.NDArray[np.float64]]:
+    """Return a history as a file keeps it: in arrays, for a million epochs in JSON would outgrow the header."""
+    return {_HISTORY + key: np.asarray(values, dtype=np.float64) for key, values in history.items()}
+
+
+def take_history(tensors: dict[str, npt.NDArray[Any]]) -> dict[str, list[float]]:
+    """Take the history out of a file's arrays; ValueError when it is none."""
+    found = {key: tensors.pop(key) for key in sorted(tensors) if key.startswith(_HISTORY)}
+    for key, values in found.items():
+        if values.ndim != 1 or values.dtype != np.float64 or not np.isfinite(values).all():
+            raise ValueError(f"a {key} of shape {values.shape} and dtype {values.dtype}, or not finite")
+    history = {key.removeprefix(_HISTORY): values.tolist() for key, values in found.items()}
+    lengths = {key: len(values) for key, values in history.items()}
+    epochs = lengths.get("cost", 0)
+    validated = lengths.get("validation_cost", 0)
+    whole_one = {"cost": epochs, "learning_rate": epochs, "seconds": epochs, "validation_cost": validated}
+    if lengths and (lengths != whole_one or validated not in (0, epochs)):
+        raise ValueError(f"histories of {lengths} epochs")
+    return history
+
+
 def named(layers: Sequence[Layer]) -> dict[str, Array]:
     """Return the parameters by name: ``W1``, ``b1``, ``W2`` and so on."""
     return {f"{key}{l}": array for l, layer in enumerate(layers, 1) for key, array in layer._asdict().items()}
@@ -477,7 +501,7 @@ def _activation_of(name: str, given: Activation | None) -> Activation:
 
 
 def _from_file(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any], activation: Activation) -> Network:
-    scaling = None
+    history, scaling = take_history(tensors), None
     if "feature_mean" in tensors:
         scaling = (tensors.pop("feature_mean").astype(np.float64), tensors.pop("feature_deviation").astype(np.float64))
     depth = len(tensors) // 2
@@ -502,7 +526,7 @@ def _from_file(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any], a
         kind=kind,
         feature_names=None if names is None else tuple(names),
         scaling=scaling,
-        history={key: [real(key, value) for value in values] for key, values in metadata["history"].items()},
+        history=history,
         epochs_run=whole("epochs_run", metadata["epochs_run"], low=0),
         best_epoch=None if best is None else whole("best_epoch", best, low=0),
         stop_reason=metadata["stop_reason"],

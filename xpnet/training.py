@@ -31,7 +31,7 @@ from xpnet.errors import (
     ScaleWarning,
     ShapeError,
 )
-from xpnet.network import Network, prepared
+from xpnet.network import Network, history_arrays, prepared, take_history
 from xpnet.optimizers import Optimizer, Schedule
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
@@ -749,12 +749,12 @@ class _Training:
         finite = {"best_cost": at.best_cost, "reference": at.reference}
         files.write(
             self.options.checkpoint,
-            {key: devices.to_host(value) for key, value in tensors.items()},
+            {key: devices.to_host(value) for key, value in tensors.items()}
+            | history_arrays({key: values[: at.epochs] for key, values in self.history.items()}),
             {
                 "fingerprint": self.fingerprint,
                 "random_state": self.seed,
                 "numbers": {key: value for key, value in state.items() if isinstance(value, int)},
-                "history": {key: values[: at.epochs] for key, values in self.history.items()},
                 "best_epoch": at.best_epoch,
                 "waited": at.waited,
                 "steps": at.steps,
@@ -791,6 +791,7 @@ class _Training:
 
     def _take(self, tensors: dict[str, Any], found: dict[str, Any]) -> None:
         """Put the checkpoint's state in place of this one, when it is as large as this one."""
+        history = take_history(tensors)
         at = {key: self.place.asarray(value, dtype=self.examples.dtype) for key, value in tensors.items()}
         kept = found["numbers"] | at
         memory = type(self.memory)(*(kept[f"optimizer.{key}"] for key in self.memory._fields))
@@ -802,16 +803,13 @@ class _Training:
                 raise ValueError("state that is not finite")
         self.theta, self.best_theta = (at[key] for key in _THETAS)
         self.memory = memory
-        self.history = {key: [real(key, value) for value in found["history"][key]] for key in self.history}
+        self.history = {key: history[key] for key in self.history}
         self.best_epoch = whole("best_epoch", found["best_epoch"], low=-1)
         self.waited, self.steps = whole("waited", found["waited"], low=0), whole("steps", found["steps"], low=0)
         self.best_cost = math.inf if found["best_cost"] is None else real("best_cost", found["best_cost"])
         self.reference = math.inf if found["reference"] is None else real("reference", found["reference"])
-        lengths = {key: len(values) for key, values in self.history.items()}
-        if lengths != dict.fromkeys(lengths, self.epoch) | {
-            "validation_cost": 0 if self.validation is None else self.epoch
-        }:
-            raise ValueError(f"histories of {lengths} epochs")
+        if len(history["validation_cost"]) != (0 if self.validation is None else self.epoch):
+            raise ValueError(f"a validation cost for {len(history['validation_cost'])} of {self.epoch} epochs")
 
     def _check_fingerprint(self, theirs: dict[str, Any]) -> None:
         ours = self.fingerprint
