@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,10 @@ import pytest
 
 from xpnet.device import HOST, Place, check_dtype, cuda_problem, place_of
 from xpnet.errors import ArgumentError
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it runs in the background so, and the commands that tests start and interrupt inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

