@@ -1,0 +1,109 @@
+"""The benchmark suite runs, in tiny sizes, with the peers that are installed; how fast anything is, no test asks."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# torch.compile is left out: half a minute of a C++ compiler for every table.
+PEERS = {"PyTorch": "torch", "JAX": "jax", "scikit-learn": "sklearn"}
+TABLES = {
+    "gd": {"planar", "digits"},
+    "predict": {"latency", "throughput"},
+    "growth": {"m, full batch", "m, batch 4,096", "n_x", "n_h"},
+    "threads": {"planar", "digits"},
+}
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tests/benchmarks/cpu.py"), "--quick", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[str, Any]]:
+    """What one run printed, where it wrote, and what."""
+    out = tmp_path_factory.mktemp("benchmarks") / "results.json"
+    only, workloads = ",".join(TABLES), "planar,digits"
+    done = run("--only", only, "--workloads", workloads, "--peers", ",".join(PEERS), "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, out, json.loads(out.read_text())
+
+
+def contests(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [table for name in ("gd", "predict") for table in results["sections"][name]["tables"].values()]
+
+
+def test_each_section_has_its_tables(measured):
+    sections = measured[2]["sections"]
+    assert {name: set(section["tables"]) for name, section in sections.items()} == TABLES
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_peer_is_measured_when_it_is_installed_and_skipped_with_a_word_when_not(measured, peer):
+    for table in contests(measured[2]):
+        row = table["contenders"].get(peer)
+        if row is None:
+            assert peer == "JAX"  # it does not predict here
+        elif importlib.util.find_spec(PEERS[peer]):
+            assert row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"]
+            assert len(row["seconds"]) == table["runs"] == 2
+        else:
+            assert row == {"skipped": f"{PEERS[peer]} is not installed"}
+
+
+def test_contenders_compute_the_same(measured):
+    rows = [row for table in contests(measured[2]) for row in table["contenders"].values() if "seconds" in row]
+    assert [row["wrong"] for row in rows if "wrong" in row] == [""] * len(rows)
+
+
+def test_what_is_printed_is_written_and_names_nothing_of_this_machine(measured):
+    printed, out, _ = measured
+    report = out.with_suffix(".md").read_text()
+    assert "| contender" in printed
+    assert {line for line in printed.splitlines() if line.startswith("| ")} <= set(report.splitlines())
+    for text in (report, out.read_text()):
+        assert not [path for path in (ROOT, Path.home(), out.parent, sys.prefix) if f"{path}/" in text]
+
+
+def test_later_sections_are_merged_into_the_file(measured, tmp_path):
+    out = tmp_path / "merged.json"
+    out.write_text(measured[1].read_text())
+    arguments = ("--only", "import,memory,gd", "--workloads", "wide", "--peers", "scikit-learn", "--out", str(out))
+    assert run(*arguments).returncode == 0
+    sections = json.loads(out.read_text())["sections"]
+    assert set(sections) == {*TABLES, "import", "memory"}
+    assert set(sections["gd"]["tables"]) == {"planar", "digits", "wide"}
+    assert "products" in sections["gd"]["tables"]["wide"]["contenders"]
+    assert sections["growth"] == measured[2]["sections"]["growth"]
+
+
+def test_a_peer_that_cannot_be_imported_is_skipped_with_its_error(tmp_path):
+    (tmp_path / "torch.py").write_text('raise ImportError("broken on purpose")')
+    out = tmp_path / "results.json"
+    arguments = ("--only", "gd", "--workloads", "planar", "--peers", "PyTorch", "--out", str(out))
+    done = run(*arguments, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    contenders = json.loads(out.read_text())["sections"]["gd"]["tables"]["planar"]["contenders"]
+    assert contenders["PyTorch"] == {"skipped": "ImportError: broken on purpose"}
+
+
+def test_results_of_another_kind_are_not_merged(measured, tmp_path):
+    out = tmp_path / "full.json"
+    out.write_text(json.dumps(measured[2] | {"quick": False}))
+    done = run("--only", "import", "--out", str(out))
+    assert done.returncode == 1
+    assert "full.json was measured with another quick: False, not True. Name another --out." in done.stderr
+
+
+def test_an_unknown_section_is_refused_with_the_known_ones():
+    done = run("--only", "fastest")
+    assert done.returncode == 2
+    assert "fastest is not among import, gd, adam" in done.stderr
