@@ -831,6 +831,39 @@ def test_an_epoch_cut_short_is_done_again(descent, calls, checkpoint):
     assert bits(resumed) == bits(straight)
 
 
+def test_an_interruption_after_the_best_epoch_keeps_the_best_parameters(checkpoint):
+    options = {"validation_data": problem(seed=1), **STORM}
+    fit(*problem(), checkpoint=checkpoint, callbacks=interrupting(9), **options)
+    assert bits(fit(*problem(), checkpoint=checkpoint, **options)) == bits(fit(*problem(), **options))
+
+
+@pytest.fixture
+def ctrl_c_while_noting(monkeypatch):
+    """Ctrl-C in the microseconds when the fourth epoch is in the history and nothing else is done with it."""
+    note = xpnet.training._Training._note
+
+    def noted(self, *values):
+        note(self, *values)
+        if self.epoch == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(xpnet.training._Training, "_note", noted)
+        yield patch
+
+
+def test_ctrl_c_while_an_epoch_is_noted_leaves_it_out_of_the_history(ctrl_c_while_noting):
+    net = fit(*problem(), epochs=6, validation_data=problem(seed=1))
+    assert {key: len(values) for key, values in net.history.items()} == dict.fromkeys(net.history, 3)
+
+
+def test_ctrl_c_while_an_epoch_is_noted_loses_nothing(ctrl_c_while_noting, checkpoint):
+    options = {"epochs": 6, "validation_data": problem(seed=1)}
+    fit(*problem(), checkpoint=checkpoint, **options)
+    ctrl_c_while_noting.undo()
+    assert bits(fit(*problem(), checkpoint=checkpoint, **options)) == bits(fit(*problem(), **options))
+
+
 def test_a_fit_can_be_interrupted_again_and_again(checkpoint):
     for at in range(5):
         fit(*problem(), epochs=6, checkpoint=checkpoint, callbacks=interrupting(at))

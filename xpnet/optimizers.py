@@ -43,6 +43,8 @@ class Optimizer:
         α, or ``epoch -> α``.
     full_batch : bool
         Whether each step must see all examples.
+    settings : tuple of float
+        What else the pair was made with; a checkpoint is resumed with the same only.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Optimizer:
     update: Callable[..., tuple[Array, Any, Array]]
     learning_rate: Schedule
     full_batch: bool = False
+    settings: tuple[float, ...] = ()
 
     def rate(self, epoch: int) -> float:
         """Return α of this epoch.
@@ -106,7 +109,7 @@ def momentum(learning_rate: Schedule = 0.1, beta: float = 0.9) -> Optimizer:
         v = beta * state.v + (1.0 - beta) * gradient
         return theta - learning_rate * v, Velocity(v), cost
 
-    return Optimizer("momentum", init, update, _rate(learning_rate))
+    return Optimizer("momentum", init, update, _rate(learning_rate), settings=(beta,))
 
 
 class Moments(NamedTuple):
@@ -137,7 +140,7 @@ def adam(learning_rate: Schedule = 1e-3, beta1: float = 0.9, beta2: float = 0.99
         root = xp.sqrt(s) * (1.0 / xp.sqrt(-xp.expm1(t * log_beta2))) + epsilon
         return theta - step * v / root, Moments(v, s, t), cost
 
-    return Optimizer("adam", init, update, _rate(learning_rate))
+    return Optimizer("adam", init, update, _rate(learning_rate), settings=(beta1, beta2, epsilon))
 
 
 class Curvature(NamedTuple):
@@ -187,7 +190,7 @@ def lbfgs(learning_rate: Schedule = 1.0, memory: int = 10) -> Optimizer:
             changes = xp.concat([changes, xp.reshape(change, (1, -1))])[oldest:, :]
         return new_theta, Curvature(steps, changes, new_cost, new_gradient, 1), cost
 
-    return Optimizer("lbfgs", init, update, _rate(learning_rate), full_batch=True)
+    return Optimizer("lbfgs", init, update, _rate(learning_rate), full_batch=True, settings=(memory,))
 
 
 def _dot(left: Array, right: Array, *, xp: Namespace) -> float:

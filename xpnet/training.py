@@ -278,8 +278,7 @@ def fit(
     start, scaling = _start(initial, sizes, chosen, seed)
     if standardize and scaling is None:
         scaling = data.scaling_of(source, dtype)
-    if scaling is None:
-        _warn_of_scale(source, labels, kind)
+    _warn_of_scale(source, labels, kind, standardized=scaling is not None)
 
     with (
         place.active(),
@@ -480,9 +479,9 @@ def _sizes_of_features(source: data.Source) -> Any:
     return np.sqrt(squares / count)
 
 
-def _warn_of_scale(source: data.Source, labels: Any, kind: Task) -> None:
+def _warn_of_scale(source: data.Source, labels: Any, kind: Task, *, standardized: bool) -> None:
     with np.errstate(all="ignore"):
-        sizes = _sizes_of_features(source)
+        sizes = np.ones(1) if standardized else _sizes_of_features(source)
         size = float(np.sqrt(np.mean(labels.astype(np.float64) ** 2))) if kind.name == "regression" else 0.0
     # What is not finite is refused when X is read, with its place.
     wrong = np.flatnonzero(np.isfinite(sizes) & ((sizes > LARGE) | ((sizes < SMALL) & (sizes > 0))))
@@ -723,6 +722,7 @@ class _Training:
             "activation": blank.activation.name,
             "task": blank.task,
             "optimizer": how.name,
+            "optimizer settings": list(how.settings),
             "learning_rate": "a function" if callable(how.learning_rate) else how.learning_rate,
             "l2": it.l2,
             "batch_size": self.columns,
