@@ -38,6 +38,7 @@ def eager(monkeypatch):
     """Blocks as small as they get, on threads however little the work."""
     monkeypatch.setattr(engine, "CACHE", 1)
     monkeypatch.setattr(engine, "WORTH_THREADS", 1)
+    monkeypatch.setattr(engine, "WORTH_BLOCKS", 1)
 
 
 def layers(dtype="float64"):
@@ -138,6 +139,7 @@ def test_blocks_give_the_wholes_cost_and_output(eager, threads):
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_columns_are_cut_so_that_every_thread_has_some(monkeypatch, threads):
     monkeypatch.setattr(engine, "WORTH_THREADS", 1)
+    monkeypatch.setattr(engine, "WORTH_BLOCKS", 1)
     columns = []
     with running(threads, seeing(columns)) as run:
         run.gradient(flat(layers()), [piece()])
@@ -148,6 +150,7 @@ def test_columns_are_cut_so_that_every_thread_has_some(monkeypatch, threads):
 def test_blocks_fit_the_cache(monkeypatch):
     monkeypatch.setattr(engine, "CACHE", 7 * 512)
     monkeypatch.setattr(engine, "WORTH_THREADS", 1)
+    monkeypatch.setattr(engine, "WORTH_BLOCKS", 1)
     columns = []
     with running(2, seeing(columns)) as run:
         run.gradient(flat(layers()), [piece()])
@@ -213,6 +216,7 @@ def test_blocks_predict_what_the_whole_predicts(monkeypatch):
     whole = net.predict_proba(X)
     monkeypatch.setattr(engine, "CACHE", 1)
     monkeypatch.setattr(engine, "WORTH_THREADS", 1)
+    monkeypatch.setattr(engine, "WORTH_BLOCKS", 1)
     monkeypatch.setattr("xpnet.network.PREDICTED", 8 * 1_000)
     assert np.allclose(net.predict_proba(X), whole, rtol=SUMS * np.finfo("float64").eps)
 
@@ -361,7 +365,7 @@ def test_blas_has_its_threads_back_after_two_fits_that_overlap():
         import xpnet
         from xpnet import engine
 
-        engine.CACHE = engine.WORTH_THREADS = 1
+        engine.CACHE = engine.WORTH_THREADS = engine.WORTH_BLOCKS = 1
         X = np.random.default_rng(0).standard_normal((6, 4000))
         Y = (X[0] > 0).astype(int)
         first_runs, second_runs, first_ended = (threading.Event() for _ in range(3))
@@ -404,7 +408,7 @@ def test_a_forked_worker_fits_what_its_parent_fits():
         import xpnet
         from xpnet import engine
 
-        engine.CACHE = engine.WORTH_THREADS = 1
+        engine.CACHE = engine.WORTH_THREADS = engine.WORTH_BLOCKS = 1
         X = np.random.default_rng(0).standard_normal((6, 4000))
         Y = (X[0] > 0).astype(int)
 

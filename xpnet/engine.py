@@ -26,8 +26,8 @@ from xpnet.optimizers import Optimizer
 from xpnet.replay import Call, Recording, UnrecordableError, replay
 from xpnet.typing import Array, Layer
 
-CACHE = 2**17
-"""Numbers of the widest layer in a block: half a MiB in float32, so that two of them fit an L2 cache."""
+CACHE = 2**19
+"""Numbers of the widest layer in a block: 2 MiB in float32, the best of 2¹⁵ to 2¹⁹ where it was measured."""
 
 CHUNK = 2**14
 """Parameters that an optimizer's update takes at a time: 64 KiB in float32."""
@@ -35,8 +35,8 @@ CHUNK = 2**14
 WORTH_THREADS = 2**21
 """Multiply-adds in a step below which handing blocks to threads (100 µs) costs more than it brings."""
 
-WORTH_BLOCKS = 200
-"""Multiply-adds per unit and column above which a product is better split inside BLAS than by columns."""
+WORTH_BLOCKS = 512
+"""Columns for each thread below which products are better split inside BLAS than by columns."""
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -78,7 +78,8 @@ class Engine:
         self.place, self.sizes, self.activation, self.head = place, sizes, activation, head
         self.pool, self.threads, self.xp = pool, threads, place.xp
         self._gradients: dict[Any, _Gradient] | None = {} if place.is_numpy else None
-        self._sum: Array = None  # NumPy's buffer for the gradient, shared by batches of all sizes and the update
+        # NumPy's buffers for the parameters and the gradient, shared by batches of all sizes and the update.
+        self._buffers: tuple[Array, Array] | None = None
         self._optimizer: Optimizer | None = None
         self._update: _Update | None = None
 
@@ -177,11 +178,11 @@ class Engine:
                     self._update = _Update(self, optimizer, theta, memory)
         return self._update
 
-    def shared_sum(self, theta: Array) -> Array:
-        """Return the buffer that a gradient is summed in."""
-        if self._sum is None:
-            self._sum = np.empty_like(theta)
-        return self._sum
+    def buffers(self, theta: Array) -> tuple[Array, Array]:
+        """Return where the parameters are read from and the gradient is summed, on NumPy."""
+        if self._buffers is None:
+            self._buffers = np.array(theta), np.empty_like(theta)
+        return self._buffers
 
     def _mean(self, batch: Batch, l2: float, theta: Array) -> tuple[Array, Array]:
         """Return the mean cost over the batch's columns, with the penalty, and its gradient."""
@@ -260,12 +261,13 @@ class _Gradient:
     """The gradient over so many columns: their blocks, dealt out to threads, each with a share of buffers."""
 
     def __init__(self, engine: Engine, theta: Array, piece: Piece) -> None:
-        self.engine, self.theta = engine, np.empty_like(theta)
+        self.engine = engine
+        self.theta, vector = engine.buffers(theta)
         spans = engine._spans(piece.columns)
         spans = [slice(0, piece.columns)] if spans == [slice(None)] else spans
         count = min(len(spans), engine.threads if engine.pool is not None else 1)
         ends = [round(i * len(spans) / count) for i in range(count + 1)]
-        sums = [engine.shared_sum(theta), *(np.empty_like(theta) for _ in range(count - 1))]
+        sums = [vector, *(np.empty_like(theta) for _ in range(count - 1))]
         self.shares = [
             _Share(self, spans[start:stop], piece, vector)
             for (start, stop), vector in zip(pairwise(ends), sums, strict=True)
@@ -273,7 +275,8 @@ class _Gradient:
 
     def run(self, theta: Array, piece: Piece) -> tuple[Array, Array]:
         """Return the summed cost and gradient, in buffers that the next run writes over."""
-        np.copyto(self.theta, theta)
+        if theta is not self.theta:
+            np.copyto(self.theta, theta)
         self.engine._map(partial(_Share.run, piece=piece), self.shares)
         first = self.shares[0]
         for other in self.shares[1:]:
@@ -356,7 +359,8 @@ class _Update:
 
     def __init__(self, engine: Engine, optimizer: Optimizer, theta: Array, memory: Any) -> None:
         self.engine, self.optimizer = engine, optimizer
-        self.theta, self.memory, self.gradient = engine.kept(theta), engine.kept(memory), engine.shared_sum(theta)
+        self.memory = engine.kept(memory)
+        self.theta, self.gradient = engine.buffers(theta)
         self.rate, self.scale = np.zeros((), theta.dtype), np.zeros((), theta.dtype)
         self.scalars = [np.empty_like(part) if part.ndim == 0 else None for part in self.memory]
         spans = [slice(start, min(start + CHUNK, theta.size)) for start in range(0, theta.size, CHUNK)]
@@ -428,8 +432,8 @@ def running(
     """
     sizes = tuple(sizes)
     allowed = cores() if threads is None else threads
-    intensity = work(sizes) / 3 / sum(sizes[1:])
-    pooled = allowed > 1 and columns * work(sizes) >= WORTH_THREADS and intensity < WORTH_BLOCKS
+    worth = columns * work(sizes) >= WORTH_THREADS and columns >= WORTH_BLOCKS * allowed
+    pooled = allowed > 1 and worth
     # What NumPy's floating-point warnings would say is checked and said by name where it matters.
     with np.errstate(all="ignore"):
         if not place.is_numpy or (threads is None and not pooled):

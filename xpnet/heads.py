@@ -12,7 +12,6 @@ References
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from xpnet.activations import sigmoid
 from xpnet.typing import Array, Namespace
 
 EXP_LIMIT = 30.0
@@ -40,6 +39,11 @@ class Head:
 
 def _over_outputs(costs: Array, *, xp: Namespace) -> Array:
     return xp.sum(costs, axis=-2, keepdims=True)
+
+
+def _sigmoid(Z: Array, *, xp: Namespace) -> Array:
+    """Return ``1 / (1 + e^−Z)`` as ``e^(min(Z, 0) − log1p(e^−|Z|))``, whose logarithm the cost needs too."""
+    return xp.exp(xp.minimum(Z, 0.0) - xp.log1p(xp.exp(-xp.abs(Z))))
 
 
 def _binary_cross_entropy(Z: Array, Y: Array, *, xp: Namespace) -> Array:
@@ -84,7 +88,7 @@ def _poisson(Z: Array, Y: Array, *, xp: Namespace) -> Array:
 HEADS: dict[str, Head] = {
     head.name: head
     for head in (
-        Head(sigmoid, _binary_cross_entropy, "sigmoid"),
+        Head(_sigmoid, _binary_cross_entropy, "sigmoid"),
         Head(_softmax, _cross_entropy, "softmax"),
         Head(_identity, _half_squares, "identity"),
         Head(_exp, _poisson, "exp"),
