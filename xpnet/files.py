@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Literal, NoReturn, TypeAlias
 
 import numpy as np
@@ -66,7 +66,9 @@ def write(
     target = os.path.realpath(os.fsdecode(path))
     if _is_special(target):
         raise ArgumentError(f"{target!r} is a pipe, a socket or a device; xpnet writes files. Pass the path of a file.")
-    _replace(target, _encode(tensors, metadata, kind=kind))
+    data = _encode(tensors, metadata, kind=kind)
+    with replacing(target) as temporary, open(temporary, "xb") as file:
+        file.write(data)
 
 
 def read(path: str | os.PathLike[str], *, kind: Kind) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -144,18 +146,24 @@ def _plain(name: str, value: np.ndarray) -> np.ndarray:
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")  # ascontiguousarray makes 0-d 1-d
 
 
-def _replace(path: str, data: bytes) -> None:
-    """Put `data` at `path` in one step, and see it to the disk."""
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Yield the name of a file to write, which takes the place of `path` in one step when all has gone well.
+
+    Raises
+    ------
+    OSError
+        It could not be written; what was at `path` is as it was.
+    """
+    path = os.path.realpath(path)  # a link stays one
     folder = os.path.dirname(path)
     # A random name, because two processes may write one path; not by tempfile, whose files nobody else may read.
     temporary = os.path.join(folder, f".xpnet-{os.urandom(8).hex()}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            with contextlib.suppress(FileNotFoundError):  # a new file has the permissions that the umask gives
-                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        with contextlib.suppress(FileNotFoundError):  # a new file has the permissions that the umask gives
+            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+        _sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror or error}; nothing was changed", path) from error
@@ -163,12 +171,12 @@ def _replace(path: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
     with contextlib.suppress(OSError):  # Windows and some network disks cannot; the file is whole all the same
-        _sync_folder(folder)
+        _sync(folder)
 
 
-def _sync_folder(folder: str) -> None:
-    """See a file's new name to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: str) -> None:
+    """See what a file or a folder holds to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

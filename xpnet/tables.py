@@ -3,14 +3,13 @@
 CSV and Parquet go through pyarrow, which is imported when one of them is met; .npy and .npz need NumPy alone.
 """
 
-import contextlib
 import csv
 import difflib
 import os
 import re
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from xpnet import files
 from xpnet.errors import ArgumentError, DataError, MissingPackageError, ShapeError, XpnetWarning
 
 READABLE = (".csv", ".parquet", ".npy", ".npz")
@@ -471,7 +471,7 @@ def write(path: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     OSError
         It cannot be written; a file that was there before is untouched.
     """
-    with _replaced(path) as temporary:
+    with files.replacing(path) as temporary:
         if path.lower().endswith(".parquet"):
             pyarrow = _pyarrow(path)
             pyarrow.parquet.write_table(
@@ -502,18 +502,3 @@ def write_csv(columns: Mapping[str, npt.NDArray[Any]], file: TextIO) -> None:
         writer.writerows(
             zip(*(column[start : start + CHUNK].astype(str).tolist() for column in columns.values()), strict=True)
         )
-
-
-@contextlib.contextmanager
-def _replaced(path: str) -> Iterator[str]:
-    """Yield the name of a temporary file, which takes the place of `path` when all has gone well."""
-    target = os.path.realpath(path)
-    temporary = os.path.join(os.path.dirname(target), f".xpnet-{os.urandom(8).hex()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}; nothing was changed", path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
