@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpnet.device import HOST, Place, check_dtype, cuda_problem, place_of
-from xpnet.errors import ArgumentError
+from xpnet.device import HOST, Place, cuda_problem, place_of
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background so, and the commands that tests start and interrupt inherit it.
@@ -29,6 +28,12 @@ class Backend:
     @property
     def xp(self) -> Any:
         return self.place.xp
+
+    def has(self, dtype: str) -> bool:
+        """Whether arrays here can be of that dtype; NumPy 2.0 has no inspection and has them all."""
+        if self.place.is_numpy:
+            return True
+        return dtype in self.xp.__array_namespace_info__().dtypes(device=self.place.device)
 
     def asarray(self, array: Any, dtype: str | None = None) -> Any:
         host = np.array(array, dtype=dtype)
@@ -86,10 +91,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest, backend: Backend) -> str:
     """Every float dtype that the backend's device has."""
-    try:
-        check_dtype(backend.place, request.param)
-    except ArgumentError as error:
-        pytest.skip(str(error))
+    if not backend.has(request.param):
+        pytest.skip(f"{backend.name} has no {request.param}")
     return request.param
 
 

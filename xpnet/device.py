@@ -33,7 +33,6 @@ from xpnet.typing import Array, Namespace
 
 _NUMPY = "numpy"
 _CUPY = "array_api_compat.cupy"
-_TORCH = "array_api_compat.torch"
 
 _INSTALL = 'pip install "xpnet[cuda13]"'
 
@@ -424,9 +423,10 @@ def _detached(array: Array) -> Array:
 def _readable(host: npt.NDArray[Any], namespace: str) -> npt.NDArray[Any]:
     """Return a NumPy array that `namespace` can read, a copy only where it could not read this one.
 
-    Only NumPy knows foreign byte orders. PyTorch refuses negative strides and warns of read-only memory.
+    Only NumPy knows foreign byte orders. PyTorch refuses negative strides and warns of read-only memory, which DLPack
+    could not hand on before NumPy 2.1; CuPy copies to the GPU anyway.
     """
     awkward = not host.flags.writeable or any(stride < 0 for stride in host.strides)
-    if host.dtype.isnative and not (awkward and namespace == _TORCH):
+    if host.dtype.isnative and (namespace == _CUPY or not awkward):
         return host
     return host.astype(host.dtype.newbyteorder("="))
