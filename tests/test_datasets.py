@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from xpnet.datasets import DATASETS, flower
+from xpnet.datasets import flower
 from xpnet.errors import ArgumentError
 
 LINE = 0.6  # a straight line gets 47 % of the course's flower right; a guess, 50 %
@@ -95,7 +95,3 @@ def test_a_bad_m_is_refused(m):
 def test_a_bad_random_state_is_refused(random_state):
     with pytest.raises(ArgumentError, match=f"random_state must be .*0 or more; it is {random_state!r}"):
         flower(random_state=random_state)
-
-
-def test_the_flower_is_found_by_its_name():
-    assert DATASETS["flower"] is flower

@@ -1,7 +1,5 @@
 """Data to try things on, made here, so that nothing is downloaded."""
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -49,7 +47,3 @@ def flower(m: int = 400, *, random_state: int = 1) -> tuple[npt.NDArray[np.float
         petals.append(np.stack([radius * np.sin(angle), radius * np.cos(angle)]))
     Y = np.repeat(np.asarray([0, 1], dtype=np.int64), (m // 2, m - m // 2))
     return np.concatenate(petals, axis=1), Y
-
-
-DATASETS: dict[str, Callable[..., tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]] = {"flower": flower}
-"""The data sets by name."""

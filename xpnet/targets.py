@@ -15,8 +15,6 @@ from xpnet.heads import TASK_HEADS
 MOST_CLASSES = 20
 """Y of more distinct whole numbers than this may be classes, counts or measurements: the user must say."""
 
-CLASSIFICATION = ("binary", "multiclass", "multilabel")
-
 Labels = npt.NDArray[Any]
 
 
