@@ -316,6 +316,25 @@ def test_a_constant_target_is_predicted(run, tmp_path):
     np.testing.assert_allclose(xpnet.load(out).predict([[3.0, 4.0]]), 7.5, atol=1e-2)
 
 
+def test_counts_are_told_better_by_poisson_than_by_squares(run, tmp_path):
+    generator = np.random.default_rng(0)
+    X = generator.uniform(-1, 1, (1_200, 2))
+    Y = generator.poisson(np.exp(1.5 * np.sin(3 * X[:, 0]) + X[:, 1]))
+    np.save(tmp_path / "counts.npy", np.column_stack([X, Y])[:800])
+    np.save(tmp_path / "held.npy", X[800:])
+
+    def deviance(task):
+        net = tmp_path / f"{task}.safetensors"
+        options = ("--target", -1, "--task", task, "--hidden", 30, "--random-state", 0, "--quiet")
+        assert run("fit", tmp_path / "counts.npy", *options, "--out", net)[0] == 0
+        code, (_, *lines), _ = run("predict", net, tmp_path / "held.npy")
+        assert code == 0
+        rates = np.maximum([float(line) for line in lines], 1e-3)  # squares predict rates below 0
+        return np.mean(np.where(Y[800:] > 0, Y[800:] * np.log(np.maximum(Y[800:], 1) / rates), 0) - Y[800:] + rates)
+
+    assert deviance("count") < deviance("regression")
+
+
 def test_counts_are_scored_by_d2(run, tmp_path):
     generator = np.random.default_rng(0)
     X = generator.standard_normal((400, 1))
