@@ -358,20 +358,18 @@ class _Update:
     """
 
     def __init__(self, engine: Engine, optimizer: Optimizer, theta: Array, memory: Any) -> None:
-        self.engine, self.optimizer = engine, optimizer
-        self.memory = engine.kept(memory)
+        self.optimizer, self.memory = optimizer, engine.kept(memory)
         self.theta, self.gradient = engine.buffers(theta)
         self.rate, self.scale = np.zeros((), theta.dtype), np.zeros((), theta.dtype)
         self.scalars = [np.empty_like(part) if part.ndim == 0 else None for part in self.memory]
         spans = [slice(start, min(start + CHUNK, theta.size)) for start in range(0, theta.size, CHUNK)]
-        recordings = {}
-        self.calls = []
+        recordings: dict[int, Recording] = {}
+        self.calls: list[list[Call]] = []
         for span in spans:
             arguments, results = self._arrays(span)
             width = span.stop - span.start
             if width not in recordings:
                 recordings[width] = Recording(self._function, arguments, results)
-            # Chunks that threads take side by side need temporaries of their own, which a recording of their own has.
             self.calls.append(recordings[width].bind(arguments, results))
 
     def _arrays(self, span: slice) -> tuple[list[Array], list[Array]]:

@@ -615,9 +615,10 @@ class _Training:
             costs.append(cost)
             columns.append(batch.columns)
             self.steps += 1
-        # The one wait for the device in an epoch.
-        cost = float(costs[0])
-        if len(costs) > 1:
+        # The one wait for the device's costs in an epoch.
+        if len(costs) == 1:
+            cost = float(costs[0])  # a full batch: nothing to average
+        else:
             cost = float(np.average(devices.to_host(self.xp.stack(costs)).astype(np.float64), weights=columns))
         self._check_finite("cost", cost, rate)
         validation_cost = self._validation_cost()
