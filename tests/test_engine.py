@@ -14,7 +14,7 @@ import pytest
 import threadpoolctl
 
 import xpnet
-from xpnet import engine, equations, parameters
+from xpnet import engine, equations, parameters, replay
 from xpnet.activations import ACTIVATIONS, Activation
 from xpnet.data import Piece
 from xpnet.device import HOST, to_host
@@ -36,9 +36,11 @@ threaded = pytest.mark.parametrize("threads", [1, 2, 3, 8])
 @pytest.fixture
 def eager(monkeypatch):
     """Blocks as small as they get, on threads however little the work."""
-    monkeypatch.setattr(engine, "CACHE", 1)
-    monkeypatch.setattr(engine, "WORTH_THREADS", 1)
-    monkeypatch.setattr(engine, "WORTH_BLOCKS", 1)
+    for name in ("CACHE", "WORTH_THREADS", "WORTH_BLOCKS", "WORTH_SHARING"):
+        monkeypatch.setattr(engine, name, 1)
+    monkeypatch.setattr(engine, "NARROW", 256)
+    monkeypatch.setattr(engine, "CHUNK", 7)
+    monkeypatch.setattr(replay, "TALL", 1)
 
 
 def layers(dtype="float64"):
@@ -199,24 +201,28 @@ def parameters_of(net):
 
 @threaded
 @pytest.mark.parametrize("batch_size", [1_024, "full"])
-def test_the_same_threads_give_the_same_bits(eager, threads, batch_size):
-    left, right = (fit(threads=threads, batch_size=batch_size) for _ in range(2))
+@pytest.mark.parametrize("optimizer", ["gd", "momentum", "adam"])
+def test_the_same_threads_give_the_same_bits(eager, threads, batch_size, optimizer):
+    left, right = (fit(threads=threads, batch_size=batch_size, optimizer=optimizer) for _ in range(2))
     assert parameters_of(left) == parameters_of(right)
     assert left.history["cost"] == right.history["cost"]
 
 
 @pytest.mark.parametrize("threads", [2, 8])
-def test_other_threads_differ_by_rounding_alone(eager, threads):
-    one, several = fit(threads=1, dtype="float64"), fit(threads=threads, dtype="float64")
+@pytest.mark.parametrize("optimizer", ["gd", "momentum", "adam"])
+def test_other_threads_differ_by_rounding_alone(eager, threads, optimizer):
+    one, several = (fit(threads=count, dtype="float64", optimizer=optimizer) for count in (1, threads))
     assert apart(flat(several.layers), flat(one.layers)) <= SUMS * np.finfo("float64").eps
 
 
 def test_blocks_predict_what_the_whole_predicts(monkeypatch):
     net = fit(dtype="float64")
     whole = net.predict_proba(X)
-    monkeypatch.setattr(engine, "CACHE", 1)
-    monkeypatch.setattr(engine, "WORTH_THREADS", 1)
-    monkeypatch.setattr(engine, "WORTH_BLOCKS", 1)
+    for name in ("CACHE", "WORTH_THREADS", "WORTH_BLOCKS", "WORTH_SHARING"):
+        monkeypatch.setattr(engine, name, 1)
+    monkeypatch.setattr(engine, "NARROW", 256)
+    monkeypatch.setattr(engine, "CHUNK", 7)
+    monkeypatch.setattr(replay, "TALL", 1)
     monkeypatch.setattr("xpnet.network.PREDICTED", 8 * 1_000)
     assert np.allclose(net.predict_proba(X), whole, rtol=SUMS * np.finfo("float64").eps)
 

@@ -15,10 +15,10 @@ from xpnet.typing import Layer
 ROUNDING = 100 * float(np.finfo(np.float64).eps)
 
 
-def replayed(function, *arguments):
+def replayed(function, *arguments, turned=None):
     """What recording, binding and replaying a function gives."""
     results = [np.full_like(np.asarray(value), np.nan) for value in function(*arguments)]
-    calls = Recording(function, arguments, results).bind(arguments, results)
+    calls = Recording(function, arguments, results, turned=turned).bind(arguments, results)
     replay(calls)
     return results
 
@@ -48,6 +48,68 @@ def test_the_equations_replayed_give_what_they_give(activation, head, hidden, we
     weight = rng.random((11, 1)).T if weighted else None
     function = gradient(activation, head)
     for found, true in zip(replayed(function, X, Y, weight, *leaves), function(X, Y, weight, *leaves), strict=True):
+        np.testing.assert_allclose(found, true, rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("turned", [None, 11])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("hidden", [(4,), (16,), (4, 6), (16, 4)])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_single_outputs_error_goes_back_as_the_equations_say(monkeypatch, activation, hidden, weighted, turned, rng):
+    monkeypatch.setattr("xpnet.replay.LARGE", 1)
+    monkeypatch.setattr("xpnet.replay.TALL", 1)
+    X, Y = rng.normal(size=(11, 5)).T, rng.integers(0, 2, (11, 1)).astype(float).T
+    leaves = [array for layer in initializers.xavier((5, *hidden, 1), random_state=0) for array in layer]
+    weight = rng.random((11, 1)).T if weighted else None
+    function = gradient(activation, "sigmoid")
+    found = replayed(function, X, Y, weight, *leaves, turned=turned)
+    for ours, true in zip(found, function(X, Y, weight, *leaves), strict=True):
+        np.testing.assert_allclose(ours, true, rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize(("others", "passes"), [(3, 0), (64, 1)])
+def test_a_column_times_a_row_is_not_made_where_a_product_follows(monkeypatch, others, passes, rng):
+    """Nothing of D's size is multiplied when the other factor is smaller, and D alone when it is not."""
+    monkeypatch.setattr("xpnet.replay.LARGE", 1)
+    a, r, D, B = (rng.normal(size=size) for size in ((8, 1), (1, 11), (8, 11), (11, others)))
+    arguments, results = [a, r, D, B], [np.empty((8, others))]
+    calls = Recording(lambda a, r, D, B: [((a @ r) * D) @ B], arguments, results).bind(arguments, results)
+    assert sum(function is np.multiply and out.shape == D.shape for function, _, out in calls) == passes
+    replay(calls)
+    np.testing.assert_allclose(results[0], (a * r * D) @ B, rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize(("features", "units", "columns", "adds"), [(2, 8, 11, 0), (3, 8, 11, 1), (2, 8, 7, 1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_bias_is_a_part_of_the_product_where_features_are_few(
+    monkeypatch, features, units, columns, adds, turned, rng
+):
+    monkeypatch.setattr("xpnet.replay.LARGE", 1)
+    W, X, b = (rng.normal(size=size) for size in ((units, features), (features, columns), (units, 1)))
+    results = [np.empty((units, columns))]
+    recording = Recording(lambda W, X, b: [W @ X + b], [W, X, b], results, turned=columns if turned else None)
+    calls = recording.bind([W, X, b], results)
+    assert sum(function is np.add for function, _, _ in calls) == adds
+    replay(calls)
+    np.testing.assert_allclose(results[0], W @ X + b, rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, r, D, B: [((a @ r) * D) @ B, (a @ r) * D],
+        lambda a, r, D, B: [((a @ r) * D) @ B, np.exp((a @ r) * D)],
+        lambda a, r, D, B: [((a @ r) * D) @ B, np.exp(a @ r)],
+        lambda a, r, D, B: [((a @ r) * D) @ B, np.sum((a @ r) * D, axis=-2, keepdims=True)],
+        lambda a, r, D, B: [((a @ r) * D) @ np.matrix_transpose((a @ r) * D), B + 1.0],
+        lambda a, r, D, B: [((a @ r) * (a @ r)) @ B, D + 1.0],
+    ],
+    ids=["a result", "used otherwise", "the product used again", "summed over rows", "times itself", "squared"],
+)
+def test_a_column_times_a_row_is_made_where_it_is_needed(monkeypatch, function, rng):
+    monkeypatch.setattr("xpnet.replay.LARGE", 1)
+    arguments = [rng.normal(size=size) for size in ((8, 1), (1, 11), (8, 11), (11, 3))]
+    for found, true in zip(replayed(function, *arguments), function(*arguments), strict=True):
         np.testing.assert_allclose(found, true, rtol=ROUNDING, atol=ROUNDING)
 
 

@@ -6,10 +6,10 @@ recorded once for a block's shape and replayed into the same buffers (`xpnet.rep
 Other namespaces get the columns whole and the equations as they stand.
 """
 
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial, reduce
 from itertools import pairwise
@@ -19,6 +19,7 @@ import numpy as np
 
 from xpnet import equations, parameters
 from xpnet.activations import Activation
+from xpnet.crew import Crew
 from xpnet.data import Batch, Piece
 from xpnet.device import Place
 from xpnet.heads import Head
@@ -26,14 +27,23 @@ from xpnet.optimizers import Optimizer
 from xpnet.replay import Call, Recording, UnrecordableError, replay
 from xpnet.typing import Array, Layer
 
-CACHE = 2**19
-"""Numbers of the widest layer in a block: 2 MiB in float32, the best of 2¹⁵ to 2¹⁹ where it was measured."""
+CACHE = 2**18
+"""Numbers of the widest layer in a block: 1 MiB in float32, what a core's cache holds."""
+
+NARROW = 512
+"""Columns that a block has at least: below, BLAS packs the weights too often."""
+
+TURNED = 256
+"""Widest layer of networks whose blocks are laid out example after example: BLAS writes them half as fast again."""
 
 CHUNK = 2**14
 """Parameters that an optimizer's update takes at a time: 64 KiB in float32."""
 
 WORTH_THREADS = 2**21
-"""Multiply-adds in a step below which handing blocks to threads (100 µs) costs more than it brings."""
+"""Multiply-adds in a step below which handing blocks to threads (50 µs) costs more than it brings."""
+
+WORTH_SHARING = 2**18
+"""Parameters from which an update is shared out over threads."""
 
 WORTH_BLOCKS = 512
 """Columns for each thread below which products are better split inside BLAS than by columns."""
@@ -60,10 +70,8 @@ class Engine:
         ``(n[0], …, n[L])``.
     activation, head : Activation, Head
         The network's functions.
-    pool : ThreadPoolExecutor or None
-        Where blocks of columns run, when it pays.
-    threads : int
-        Threads of the pool.
+    crew : Crew or None
+        Who does blocks of columns at the same time, when it pays.
     """
 
     def __init__(
@@ -72,14 +80,14 @@ class Engine:
         sizes: tuple[int, ...],
         activation: Activation,
         head: Head,
-        pool: ThreadPoolExecutor | None = None,
-        threads: int = 1,
+        crew: Crew | None = None,
     ) -> None:
         self.place, self.sizes, self.activation, self.head = place, sizes, activation, head
-        self.pool, self.threads, self.xp = pool, threads, place.xp
+        self.crew, self.threads, self.xp = crew, 1 if crew is None else crew.size, place.xp
         self._gradients: dict[Any, _Gradient] | None = {} if place.is_numpy else None
-        # NumPy's buffers for the parameters and the gradient, shared by batches of all sizes and the update.
-        self._buffers: tuple[Array, Array] | None = None
+        # NumPy's buffers for the parameters and every thread's gradient, shared by batches of all sizes and the update.
+        self._theta: Array | None = None
+        self._sums: list[Array] = []
         self._optimizer: Optimizer | None = None
         self._update: _Update | None = None
 
@@ -109,7 +117,8 @@ class Engine:
 
     def _of_piece(self, theta: Array, piece: Piece) -> tuple[Array, Array]:
         if (recorded := self._recorded(theta, piece)) is not None:
-            return recorded.run(theta, piece)
+            recorded.run(theta, piece)
+            return recorded.total, recorded.summed()
         layers = parameters.unflatten(theta, self.sizes, xp=self.xp)
 
         def of(span: slice) -> tuple[Array, Array]:
@@ -164,8 +173,8 @@ class Engine:
             The mean cost over the batch's columns before the step, with the penalty.
         """
         if (update := self._updating(optimizer, theta, memory)) is not None:
-            total, gradient = self._summed(batch, l2, theta)
-            theta, memory = update.run(theta, memory, gradient, rate, 1.0 / batch.columns)
+            total, sums = self._sums_of(batch, l2, theta)
+            theta, memory = update.run(theta, memory, sums, rate, 1.0 / batch.columns)
             return theta, memory, total / batch.columns
         return optimizer.update(theta, memory, partial(self._mean, batch, l2), learning_rate=rate, xp=self.xp)
 
@@ -178,11 +187,23 @@ class Engine:
                     self._update = _Update(self, optimizer, theta, memory)
         return self._update
 
-    def buffers(self, theta: Array) -> tuple[Array, Array]:
-        """Return where the parameters are read from and the gradient is summed, on NumPy."""
-        if self._buffers is None:
-            self._buffers = np.array(theta), np.empty_like(theta)
-        return self._buffers
+    def buffers(self, theta: Array, count: int) -> tuple[Array, list[Array]]:
+        """Return where the parameters are read from, and where so many threads sum the gradient, on NumPy."""
+        if self._theta is None:
+            self._theta = np.array(theta)
+        while len(self._sums) < count:
+            self._sums.append(np.empty_like(theta))
+        return self._theta, self._sums[:count]
+
+    def _sums_of(self, batch: Batch, l2: float, theta: Array) -> tuple[Array, list[Array]]:
+        """Return the batch's summed cost, and vectors that add up to its gradient."""
+        if not l2 and isinstance(batch.pieces, list) and len(batch.pieces) == 1:
+            (piece,) = batch.pieces
+            if (recorded := self._recorded(theta, piece)) is not None:
+                recorded.run(theta, piece)
+                return recorded.total, recorded.sums
+        total, gradient = self._summed(batch, l2, theta)
+        return total, [gradient]
 
     def _mean(self, batch: Batch, l2: float, theta: Array) -> tuple[Array, Array]:
         """Return the mean cost over the batch's columns, with the penalty, and its gradient."""
@@ -232,8 +253,8 @@ class Engine:
         """Return the blocks into which so many columns are cut."""
         if not self.place.is_numpy:
             return [slice(None)]
-        width = max(256, CACHE // max(self.sizes) // 64 * 64)
-        if self.pool is None:
+        width = max(NARROW, CACHE // max(self.sizes) // 64 * 64)
+        if self.crew is None:
             width = max(width, 4_096)
         elif columns * work(self.sizes) >= WORTH_THREADS:
             width = min(width, max(64, -(-columns // self.threads)))
@@ -242,19 +263,13 @@ class Engine:
         return [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
 
     def _map(self, function: Callable[[S], T], blocks: Sequence[S]) -> list[T]:
-        if self.pool is None or len(blocks) == 1:
+        if self.crew is None or len(blocks) == 1:
             return [function(block) for block in blocks]
-        return list(self.pool.map(partial(_quiet, function), blocks))
+        return self.crew.map(function, blocks)
 
 
 def _add(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
     return left[0] + right[0], left[1] + right[1]
-
-
-def _quiet(function: Callable[[S], T], argument: S) -> T:
-    """Call with NumPy's floating-point warnings off: the setting does not follow work to other threads."""
-    with np.errstate(all="ignore"):
-        return function(argument)
 
 
 class _Gradient:
@@ -262,27 +277,32 @@ class _Gradient:
 
     def __init__(self, engine: Engine, theta: Array, piece: Piece) -> None:
         self.engine = engine
-        self.theta, vector = engine.buffers(theta)
         spans = engine._spans(piece.columns)
         spans = [slice(0, piece.columns)] if spans == [slice(None)] else spans
-        count = min(len(spans), engine.threads if engine.pool is not None else 1)
+        count = min(len(spans), engine.threads)
         ends = [round(i * len(spans) / count) for i in range(count + 1)]
-        sums = [vector, *(np.empty_like(theta) for _ in range(count - 1))]
+        self.theta, self.sums = engine.buffers(theta, count)
         self.shares = [
             _Share(self, spans[start:stop], piece, vector)
-            for (start, stop), vector in zip(pairwise(ends), sums, strict=True)
+            for (start, stop), vector in zip(pairwise(ends), self.sums, strict=True)
         ]
 
-    def run(self, theta: Array, piece: Piece) -> tuple[Array, Array]:
-        """Return the summed cost and gradient, in buffers that the next run writes over."""
+    def run(self, theta: Array, piece: Piece) -> None:
+        """Sum the gradient, a vector for each thread, into buffers that the next run writes over."""
         if theta is not self.theta:
             np.copyto(self.theta, theta)
         self.engine._map(partial(_Share.run, piece=piece), self.shares)
-        first = self.shares[0]
-        for other in self.shares[1:]:
-            first.vector += other.vector
-            first.total += other.total
-        return first.total, first.vector
+
+    @property
+    def total(self) -> Array:
+        """The summed cost of the last run."""
+        return sum((share.total for share in self.shares[1:]), self.shares[0].total)
+
+    def summed(self) -> Array:
+        """Return the last run's gradient, in a buffer."""
+        for vector in self.sums[1:]:
+            self.sums[0] += vector
+        return self.sums[0]
 
 
 class _Share:
@@ -299,11 +319,13 @@ class _Share:
         self.leaves = [array for layer in layers for array in layer]
         self.results = [self.part_total, *(array for layer in into for array in layer)]
         self.recordings: dict[int, Recording] = {}
+        turn = max(self.engine.sizes) <= TURNED
         for span in spans:
             width = span.stop - span.start
             if width not in self.recordings:
-                sample = piece.cut(span).taken(self.engine.place)
-                self.recordings[width] = Recording(self._function, [*sample, *self.leaves], self.results)
+                arguments = [*piece.cut(span).taken(self.engine.place), *self.leaves]
+                turned = width if turn else None
+                self.recordings[width] = Recording(self._function, arguments, self.results, turned=turned)
         self.calls: list[list[Call]] = []
 
     def _function(self, X: Array, Y: Array, weight: Array | None, *leaves: Array) -> list[Array]:
@@ -358,48 +380,60 @@ class _Update:
     """
 
     def __init__(self, engine: Engine, optimizer: Optimizer, theta: Array, memory: Any) -> None:
-        self.optimizer, self.memory = optimizer, engine.kept(memory)
-        self.theta, self.gradient = engine.buffers(theta)
+        self.engine, self.optimizer, self.memory = engine, optimizer, engine.kept(memory)
+        self.theta, _ = engine.buffers(theta, 1)
         self.rate, self.scale = np.zeros((), theta.dtype), np.zeros((), theta.dtype)
         self.scalars = [np.empty_like(part) if part.ndim == 0 else None for part in self.memory]
-        spans = [slice(start, min(start + CHUNK, theta.size)) for start in range(0, theta.size, CHUNK)]
-        recordings: dict[int, Recording] = {}
-        self.calls: list[list[Call]] = []
-        for span in spans:
-            arguments, results = self._arrays(span)
-            width = span.stop - span.start
-            if width not in recordings:
-                recordings[width] = Recording(self._function, arguments, results)
-            self.calls.append(recordings[width].bind(arguments, results))
+        self.calls: dict[int, list[list[Call]]] = {}
+        self._bind(1)
 
-    def _arrays(self, span: slice) -> tuple[list[Array], list[Array]]:
+    def _bind(self, count: int) -> None:
+        """Record the update with a gradient that is the sum of so many vectors."""
+        _, sums = self.engine.buffers(self.theta, count)
+        chunks = [slice(start, start + CHUNK) for start in range(0, self.theta.size, CHUNK)]
+        parts = self.engine.threads if self.theta.size >= WORTH_SHARING else 1
+        self.calls[count] = []
+        for i in range(parts):
+            recordings: dict[int, Recording] = {}  # each thread's own, for its buffers
+            calls: list[Call] = []
+            for chunk in chunks[len(chunks) * i // parts : len(chunks) * (i + 1) // parts]:
+                arguments, results = self._arrays(chunk, sums)
+                width = arguments[0].size
+                if width not in recordings:
+                    recordings[width] = Recording(partial(self._function, count), arguments, results)
+                calls += recordings[width].bind(arguments, results)
+            self.calls[count].append(calls)
+
+    def _arrays(self, span: slice, sums: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         own = [part if part.ndim == 0 else part[span] for part in self.memory]
         results = [part if new is None else new for part, new in zip(own, self.scalars, strict=True)]
         theta = self.theta[span]
-        return [theta, self.gradient[span], self.rate, self.scale, *own], [theta, *results]
+        return [theta, self.rate, self.scale, *(vector[span] for vector in sums), *own], [theta, *results]
 
-    def _function(self, theta: Array, gradient: Array, rate: Array, scale: Array, *own: Array) -> list[Array]:
+    def _function(self, count: int, theta: Array, rate: Array, scale: Array, *arrays: Array) -> list[Array]:
         def evaluate(at: Array) -> tuple[Array, Array]:
             if at is not theta:
                 raise UnrecordableError
-            return scale, gradient * scale
+            return scale, reduce(operator.add, arrays[:count]) * scale
 
-        memory = type(self.memory)(*own)
+        memory = type(self.memory)(*arrays[count:])
         theta, memory, _ = self.optimizer.update(theta, memory, evaluate, learning_rate=rate, xp=np)
         return [theta, *memory]
 
-    def run(self, theta: Array, memory: Any, gradient: Array, rate: float, scale: float) -> tuple[Array, Any]:
+    def run(self, theta: Array, memory: Any, sums: list[Array], rate: float, scale: float) -> tuple[Array, Any]:
         """Take the step in place, and return the parameters and the state."""
         if theta is not self.theta:
             np.copyto(self.theta, theta)
         if memory is not self.memory:
             for part, given in zip(self.memory, memory, strict=True):
                 np.copyto(part, given)
-        if gradient is not self.gradient:
-            np.copyto(self.gradient, gradient)
+        _, ours = self.engine.buffers(theta, len(sums))
+        if sums[0] is not ours[0]:
+            np.copyto(ours[0], sums[0])
+        if len(sums) not in self.calls:
+            self._bind(len(sums))
         self.rate[...], self.scale[...] = rate, scale
-        for calls in self.calls:
-            replay(calls)
+        self.engine._map(replay, self.calls[len(sums)])
         for part, new in zip(self.memory, self.scalars, strict=True):
             if new is not None:
                 np.copyto(part, new)
@@ -437,9 +471,8 @@ def running(
         if not place.is_numpy or (threads is None and not pooled):
             yield Engine(place, sizes, activation, head)
             return
-        pool = ThreadPoolExecutor(allowed, thread_name_prefix="xpnet") if pooled else None
-        with _BLAS.limited(1 if pooled else allowed), pool or nullcontext():
-            yield Engine(place, sizes, activation, head, pool, allowed if pooled else 1)
+        with _BLAS.limited(1 if pooled else allowed), Crew(allowed) if pooled else nullcontext() as crew:
+            yield Engine(place, sizes, activation, head, crew)
 
 
 class _Blas:
