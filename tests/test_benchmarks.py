@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from xpnet.cli import main
+
 ROOT = Path(__file__).parents[1]
 
 # torch.compile is left out: half a minute of a C++ compiler for every table.
@@ -107,3 +109,19 @@ def test_an_unknown_section_is_refused_with_the_known_ones():
     done = run("--only", "fastest")
     assert done.returncode == 2
     assert "fastest is not among import, gd, adam" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--only", "gd"], ["--only=gd", "--workloads", "planar", "--peers", "PyTorch"]])
+def test_the_command_measures_what_it_is_asked_to(tmp_path, capfd, arguments):
+    out = tmp_path / "found.json"
+    quick = ["--quick", "--repeats", "1", "--out", str(out), "--peers", "scikit-learn", "--workloads", "planar"]
+    assert main(["bench", *quick, *arguments]) == 0
+    (table,) = json.loads(out.read_text())["sections"]["gd"]["tables"].values()
+    assert table["runs"] == 1
+    assert table["title"] in capfd.readouterr().out
+
+
+def test_the_command_refuses_a_workload_that_there_is_not(tmp_path, capfd):
+    assert main(["bench", "--workloads", "huge", "--out", str(tmp_path)]) == 2
+    assert "huge is not among planar, digits" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import io
 import os
 import platform
 import re
+import subprocess
 import sys
 import textwrap
 import time
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -200,6 +202,20 @@ def _predict(options: argparse.Namespace) -> int:
     elif sys.stdout is not None:
         tables.write_csv(columns, sys.stdout)
     return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    names = ("only", "workloads", "peers", "repeats", "out")
+    given = [f"--{name}={getattr(options, name)}" for name in names if getattr(options, name) is not None]
+    command = [sys.executable, str(_benchmarks() / "cpu.py"), *given, *(["--quick"] if options.quick else [])]
+    return subprocess.call(command)
+
+
+def _benchmarks() -> Path:
+    """Return the benchmarks' folder: in the package when it was built, beside it in a checkout."""
+    package = Path(xpnet.__file__).parent
+    folders = package / "benchmarks", package.parent / "tests" / "benchmarks"
+    return next(folder for folder in folders if folder.is_dir())
 
 
 def _doctor(options: argparse.Namespace) -> int:  # noqa: ARG001  # the commands share one signature
@@ -500,6 +516,7 @@ def _parser() -> _Parser:
               xpnet fit cancer.csv --target diagnosis --out net.safetensors
               xpnet predict net.safetensors new.csv --out predictions.csv
               xpnet doctor
+              xpnet bench --only gd --workloads digits
 
             "xpnet COMMAND --help" tells what a command takes.
             """,
@@ -517,6 +534,7 @@ def _parser() -> _Parser:
         epilog="The exit code is 1 when a verification fails.",
     )
     doctor.set_defaults(run=_doctor)
+    _add_bench(commands)
     return parser
 
 
@@ -546,6 +564,32 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--iterations", type=int, default=10_000, metavar="N", help="steps downhill (default: 10000)")
     demo.add_argument("--random-state", type=int, default=3, metavar="SEED", help="of the first weights (default: 3)")
     demo.set_defaults(run=_demo)
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _new(
+        commands.add_parser,
+        "bench",
+        help="measure xpnet beside PyTorch, JAX and scikit-learn on this machine",
+        description=textwrap.fill(
+            "Measure training, prediction, memory and import beside those of PyTorch, JAX and scikit-learn that are "
+            "installed, in turn, and write the tables as Markdown and JSON. All of it takes half an hour on two "
+            "cores, on which nothing else should run.",
+            WIDTH,
+        ),
+        epilog="""
+            examples:
+              xpnet bench --quick
+              xpnet bench --only gd,adam --workloads digits,full --peers PyTorch
+            """,
+    )
+    parser.add_argument("--only", metavar="NAME,...", help="sections: import, gd, adam, predict, time-to-score, …")
+    parser.add_argument("--workloads", metavar="NAME,...", help="of planar, digits, tabular, wide and full")
+    parser.add_argument("--peers", metavar="NAME,...", help="of PyTorch, torch.compile, JAX and scikit-learn")
+    parser.add_argument("--repeats", type=int, metavar="N", help="measured runs of each (default: 7)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    parser.add_argument("--out", default=".", metavar="PATH", help="a folder, or a .json file (default: here)")
+    parser.set_defaults(run=_bench)
 
 
 def _add_fit(commands: Any) -> None:
