@@ -27,17 +27,18 @@ from xpnet.optimizers import Optimizer
 from xpnet.replay import Call, Recording, UnrecordableError, replay
 from xpnet.typing import Array, Layer
 
-CACHE = 2**18
-"""Numbers of the widest layer in a block: 1 MiB in float32, what a core's cache holds."""
+CACHE = 2**19
+"""Numbers of the widest layer in a block: 2 MiB in float32, twice a core's cache."""
 
 NARROW = 512
 """Columns that a block has at least: below, BLAS packs the weights too often."""
 
 TURNED = 256
-"""Widest layer of networks whose blocks are laid out example after example: BLAS writes them half as fast again."""
+"""Units of the widest layer of networks that are computed example after example, with weights unit after unit: BLAS
+then does the products of such sizes a tenth to a half faster."""
 
-CHUNK = 2**14
-"""Parameters that an optimizer's update takes at a time: 64 KiB in float32."""
+CHUNK = 2**16
+"""Parameters that an optimizer's update takes at a time: 256 KiB in float32."""
 
 WORTH_THREADS = 2**21
 """Multiply-adds in a step below which handing blocks to threads (50 µs) costs more than it brings."""
@@ -85,7 +86,9 @@ class Engine:
         self.place, self.sizes, self.activation, self.head = place, sizes, activation, head
         self.crew, self.threads, self.xp = crew, 1 if crew is None else crew.size, place.xp
         self._gradients: dict[Any, _Gradient] | None = {} if place.is_numpy else None
-        # NumPy's buffers for the parameters and every thread's gradient, shared by batches of all sizes and the update.
+        # NumPy's buffers for the parameters and every thread's gradient, shared by batches of all sizes and the update,
+        # and the order in which weights lie in them.
+        self.order = "F" if place.is_numpy and max(sizes[1:]) <= TURNED else "C"
         self._theta: Array | None = None
         self._sums: list[Array] = []
         self._optimizer: Optimizer | None = None
@@ -118,7 +121,7 @@ class Engine:
     def _of_piece(self, theta: Array, piece: Piece) -> tuple[Array, Array]:
         if (recorded := self._recorded(theta, piece)) is not None:
             recorded.run(theta, piece)
-            return recorded.total, recorded.summed()
+            return recorded.total, self._outward(recorded.summed())
         layers = parameters.unflatten(theta, self.sizes, xp=self.xp)
 
         def of(span: slice) -> tuple[Array, Array]:
@@ -190,10 +193,27 @@ class Engine:
     def buffers(self, theta: Array, count: int) -> tuple[Array, list[Array]]:
         """Return where the parameters are read from, and where so many threads sum the gradient, on NumPy."""
         if self._theta is None:
-            self._theta = np.array(theta)
+            self._theta = np.array(self.inward(theta))
         while len(self._sums) < count:
             self._sums.append(np.empty_like(theta))
         return self._theta, self._sums[:count]
+
+    def inward(self, vector: Array) -> Array:
+        """Return parameters, or a gradient, in the order of the buffers."""
+        if self.order == "C":
+            return vector
+        return parameters.flatten(parameters.unflatten(vector, self.sizes, xp=np), order=self.order, xp=np)
+
+    def _outward(self, vector: Array) -> Array:
+        """Return a buffer's parameters or gradient in everyone's order."""
+        if self.order == "C":
+            return vector
+        return parameters.flatten(parameters.unflatten(vector, self.sizes, order=self.order, xp=np), xp=np)
+
+    def layers(self, theta: Array) -> list[Layer]:
+        """Return the layers of parameters, those of a step included."""
+        order = self.order if theta is self._theta else "C"
+        return parameters.unflatten(theta, self.sizes, order=order, xp=self.xp)
 
     def _sums_of(self, batch: Batch, l2: float, theta: Array) -> tuple[Array, list[Array]]:
         """Return the batch's summed cost, and vectors that add up to its gradient."""
@@ -214,18 +234,21 @@ class Engine:
         total, gradient = self.gradient(theta, batch.pieces)
         if not l2:
             return total, gradient
-        layers = (parameters.unflatten(vector, self.sizes, xp=self.xp) for vector in (gradient, theta))
-        total, penalized = equations.penalized(total, *layers, l2=l2, xp=self.xp)
+        layers = self.layers(theta)
+        gradients = parameters.unflatten(gradient, self.sizes, xp=self.xp)
+        total, penalized = equations.penalized(total, gradients, layers, l2=l2, xp=self.xp)
         return total, parameters.flatten(penalized, xp=self.xp)
 
     def kept(self, value: Any) -> Any:
         """Return a copy of parameters or of an optimizer's state that later steps leave as it is."""
         if not self.place.is_numpy:
             return value  # made anew by each step
-        if isinstance(value, tuple):
-            parts: list[Any] = [part if isinstance(part, int) else np.array(part) for part in value]
-            return type(value)(*parts)
-        return np.array(value)
+        if not isinstance(value, tuple):
+            return np.array(self._outward(value) if value is self._theta else value)
+        ours = self._update is not None and value is self._update.memory
+        parts = (self._outward(part) if ours and np.ndim(part) else part for part in value)
+        copies: Any = (part if isinstance(part, int) else np.array(part) for part in parts)
+        return type(value)(*copies)
 
     def cost(self, layers: Sequence[Layer], pieces: Iterable[Piece]) -> Array:
         """Return the cost of `layers`, summed over the columns of all pieces, in the same order each time."""
@@ -282,6 +305,7 @@ class _Gradient:
         count = min(len(spans), engine.threads)
         ends = [round(i * len(spans) / count) for i in range(count + 1)]
         self.theta, self.sums = engine.buffers(theta, count)
+        self.total = np.zeros((), theta.dtype)
         self.shares = [
             _Share(self, spans[start:stop], piece, vector)
             for (start, stop), vector in zip(pairwise(ends), self.sums, strict=True)
@@ -290,13 +314,13 @@ class _Gradient:
     def run(self, theta: Array, piece: Piece) -> None:
         """Sum the gradient, a vector for each thread, into buffers that the next run writes over."""
         if theta is not self.theta:
-            np.copyto(self.theta, theta)
-        self.engine._map(partial(_Share.run, piece=piece), self.shares)
-
-    @property
-    def total(self) -> Array:
-        """The summed cost of the last run."""
-        return sum((share.total for share in self.shares[1:]), self.shares[0].total)
+            np.copyto(self.theta, self.engine.inward(theta))
+        if len(self.shares) == 1:
+            self.shares[0].run(piece)
+            self.total = self.shares[0].total
+        else:
+            self.engine._map(partial(_Share.run, piece=piece), self.shares)
+            self.total = reduce(operator.add, [share.total for share in self.shares])
 
     def summed(self) -> Array:
         """Return the last run's gradient, in a buffer."""
@@ -315,16 +339,16 @@ class _Share:
         self.part, self.part_total = self.vector, self.total
         if len(spans) > 1:
             self.part, self.part_total = np.empty_like(self.vector), np.empty_like(self.total)
-        layers, into = (parameters.unflatten(v, self.engine.sizes, xp=np) for v in (whole.theta, self.part))
+        sizes, order = self.engine.sizes, self.engine.order
+        layers, into = (parameters.unflatten(v, sizes, order=order, xp=np) for v in (whole.theta, self.part))
         self.leaves = [array for layer in layers for array in layer]
         self.results = [self.part_total, *(array for layer in into for array in layer)]
         self.recordings: dict[int, Recording] = {}
-        turn = max(self.engine.sizes) <= TURNED
         for span in spans:
             width = span.stop - span.start
             if width not in self.recordings:
                 arguments = [*piece.cut(span).taken(self.engine.place), *self.leaves]
-                turned = width if turn else None
+                turned = width if order == "F" else None
                 self.recordings[width] = Recording(self._function, arguments, self.results, turned=turned)
         self.calls: list[list[Call]] = []
 
@@ -335,9 +359,8 @@ class _Share:
 
     def run(self, piece: Piece) -> None:
         """Sum the cost and gradient over this share's columns of `piece`."""
-        if self.piece is None or any(
-            ours is not theirs for ours, theirs in zip(self.piece[:3], piece[:3], strict=True)
-        ):
+        ours = self.piece
+        if ours is None or ours.rows is not piece.rows or ours.Y is not piece.Y or ours.weight is not piece.weight:
             self._bind(piece)
         for i, span in enumerate(self.spans):
             if piece.numbers is not None:
@@ -380,7 +403,8 @@ class _Update:
     """
 
     def __init__(self, engine: Engine, optimizer: Optimizer, theta: Array, memory: Any) -> None:
-        self.engine, self.optimizer, self.memory = engine, optimizer, engine.kept(memory)
+        self.engine, self.optimizer = engine, optimizer
+        self.memory = type(memory)(*(np.array(engine.inward(part) if np.ndim(part) else part) for part in memory))
         self.theta, _ = engine.buffers(theta, 1)
         self.rate, self.scale = np.zeros((), theta.dtype), np.zeros((), theta.dtype)
         self.scalars = [np.empty_like(part) if part.ndim == 0 else None for part in self.memory]
@@ -423,13 +447,13 @@ class _Update:
     def run(self, theta: Array, memory: Any, sums: list[Array], rate: float, scale: float) -> tuple[Array, Any]:
         """Take the step in place, and return the parameters and the state."""
         if theta is not self.theta:
-            np.copyto(self.theta, theta)
+            np.copyto(self.theta, self.engine.inward(theta))
         if memory is not self.memory:
             for part, given in zip(self.memory, memory, strict=True):
-                np.copyto(part, given)
+                np.copyto(part, self.engine.inward(given) if part.ndim else given)
         _, ours = self.engine.buffers(theta, len(sums))
         if sums[0] is not ours[0]:
-            np.copyto(ours[0], sums[0])
+            np.copyto(ours[0], self.engine.inward(sums[0]))
         if len(sums) not in self.calls:
             self._bind(len(sums))
         self.rate[...], self.scale[...] = rate, scale

@@ -19,17 +19,21 @@ def count(sizes: Sequence[int]) -> int:
     return sum(n_out * (n_in + 1) for n_in, n_out in pairwise(sizes))
 
 
-def flatten(layers: Sequence[Layer], *, xp: Namespace) -> Array:
-    """Return the parameters, or a gradient, as a new vector ``(count,)``."""
-    return xp.concat([xp.reshape(array, (-1,)) for layer in layers for array in layer])
+def flatten(layers: Sequence[Layer], *, order: str = "C", xp: Namespace) -> Array:
+    """Return the parameters, or a gradient, as a new vector ``(count,)``; with order ``"F"``, W column after column."""
+    turned = ((W if order == "C" else xp.matrix_transpose(W), b) for W, b in layers)
+    return xp.concat([xp.reshape(array, (-1,)) for pair in turned for array in pair])
 
 
-def unflatten(vector: Array, sizes: Sequence[int], *, xp: Namespace) -> list[Layer]:
-    """Return the layers that `vector`, ``(count,)``, holds."""
+def unflatten(vector: Array, sizes: Sequence[int], *, order: str = "C", xp: Namespace) -> list[Layer]:
+    """Return the layers that `vector`, ``(count,)``, holds in that order."""
     layers, start = [], 0
     for n_in, n_out in pairwise(sizes):
         middle, stop = start + n_out * n_in, start + n_out * (n_in + 1)
-        W = xp.reshape(vector[start:middle], (n_out, n_in))
+        if order == "C":
+            W = xp.reshape(vector[start:middle], (n_out, n_in))
+        else:
+            W = xp.matrix_transpose(xp.reshape(vector[start:middle], (n_in, n_out)))
         b = xp.reshape(vector[middle:stop], (n_out, 1))
         layers.append(Layer(W, b))
         start = stop

@@ -1,9 +1,9 @@
 """Functions of NumPy arrays, recorded once and replayed into buffers that are kept.
 
-A function is called once with `Traced` arrays, which compute as arrays do and write down what was done. The record is
-then laid out: the same operation on the same arrays is done once, a result goes into a buffer whose former content is
-no longer needed, and replaying is one flat list of calls into NumPy. No array is made, and nothing that the function
-said is said a second time.
+A function is called once with `Traced` arrays, which have a shape and a dtype and write down what is done with them.
+The record is then laid out: the same operation on the same arrays is done once, a result goes into a buffer whose
+former content is no longer needed, and replaying is one flat list of calls into NumPy. No array is made, and nothing
+that the function said is said a second time.
 
 Some of it is put in another way, because the same numbers come sooner:
 
@@ -16,6 +16,7 @@ Some of it is put in another way, because the same numbers come sooner:
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +30,8 @@ TALL = 32
 """Rows from which an array of examples is laid out example after example, where that is asked for."""
 
 Vector = npt.NDArray[Any]
-Call = tuple[Callable[..., Any], tuple[Any, ...], Vector]
-"""A function, what it takes, and ``out=``, where its result goes."""
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function and what it takes, where its result goes included: ``out=`` costs a small call 0.2 of its 0.5 µs."""
 
 
 class UnrecordableError(Exception):
@@ -44,41 +45,32 @@ class _Ref(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """One operation: a ufunc or a name, what it takes (`_Ref` or a number), its options, and a sample result."""
+    """One operation: a ufunc or a name, what it takes (`_Ref` or a number), its options, and what it makes."""
 
     operation: Any
     inputs: tuple[Any, ...]
     options: tuple[Any, ...]
-    sample: "Vector | _Kind"
+    kind: "_Kind"
 
 
 class _Kind(NamedTuple):
-    """What is left of a sample once the record is whole."""
+    """What is known of an array without computing it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
 class Traced(NDArrayOperatorsMixin):
-    """An array that writes down what is done with it."""
+    """An array without numbers, that writes down what is done with it."""
 
     def __init__(self, steps: "_Tape", number: int) -> None:
-        self._tape, self.number, self.sample = steps, number, steps.steps[number].sample
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As an array's."""
-        return self.sample.shape
+        self._tape, self.number = steps, number
+        self.shape, self.dtype = steps.steps[number].kind
 
     @property
     def ndim(self) -> int:
         """As an array's."""
-        return len(self.sample.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """As an array's."""
-        return self.sample.dtype
+        return len(self.shape)
 
     def __bool__(self) -> bool:
         raise UnrecordableError
@@ -87,7 +79,7 @@ class Traced(NDArrayOperatorsMixin):
         """Record an elementwise operation or a product; ``Z += b`` comes here too, and gives a new result."""
         if method != "__call__" or options or ufunc.nout != 1:
             raise UnrecordableError
-        return self._tape.record(ufunc, inputs, (), ufunc(*map(_sample, inputs)))
+        return self._tape.record(ufunc, inputs, (), _kind_of(ufunc, inputs))
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> "Traced":
         """Record one of the few other functions that the equations use."""
@@ -97,7 +89,23 @@ class Traced(NDArrayOperatorsMixin):
         extra = tuple(options.get(key) for key in kept)
         arrays = args if name != "astype" else args[:1]
         extra = extra if name != "astype" else (np.dtype(args[1]),)
-        return self._tape.record(name, arrays, extra, np.asarray(function(*map(_sample, args), **options)))
+        made = np.asarray(function(*map(_blank, args), **options))
+        return self._tape.record(name, arrays, extra, _Kind(made.shape, made.dtype))
+
+
+def _kind_of(ufunc: Any, inputs: Sequence[Any]) -> _Kind:
+    """Return what a ufunc makes of these, without computing it."""
+    shapes = [value.shape if isinstance(value, Traced) else () for value in inputs]
+    kinds = [value.dtype if isinstance(value, Traced) else type(_number(value)) for value in inputs]
+    dtype = ufunc.resolve_dtypes((*kinds, None))[-1]
+    if ufunc is not np.matmul:
+        if ufunc.signature is not None:
+            raise UnrecordableError
+        return _Kind(np.broadcast_shapes(*shapes), dtype)
+    left, right = shapes
+    if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
+        raise UnrecordableError
+    return _Kind((left[0], right[1]), dtype)
 
 
 _RECORDED: dict[Any, tuple[str, tuple[str, ...]]] = {
@@ -110,8 +118,9 @@ _RECORDED: dict[Any, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def _sample(value: Any) -> Any:
-    return value.sample if isinstance(value, Traced) else value
+def _blank(value: Any) -> Any:
+    """Return an array like a traced one, which takes no memory."""
+    return np.broadcast_to(np.zeros((), value.dtype), value.shape) if isinstance(value, Traced) else value
 
 
 class _Tape:
@@ -121,23 +130,23 @@ class _Tape:
         self.steps: list[_Step] = []
         self._known: dict[Any, int] = {}
 
-    def leaf(self, sample: Vector) -> Traced:
+    def leaf(self, argument: Vector) -> Traced:
         """Return an argument of the recorded function."""
-        self.steps.append(_Step("leaf", (), (), sample))
+        self.steps.append(_Step("leaf", (), (), _Kind(argument.shape, argument.dtype)))
         return Traced(self, len(self.steps) - 1)
 
-    def record(self, operation: Any, inputs: Sequence[Any], options: tuple[Any, ...], sample: Vector) -> Traced:
+    def record(self, operation: Any, inputs: Sequence[Any], options: tuple[Any, ...], kind: _Kind) -> Traced:
         """Return the result of an operation, an earlier one when it is the same."""
         given = tuple(_Ref(value.number) if isinstance(value, Traced) else _number(value) for value in inputs)
         key = (operation, given, options)
         if key not in self._known:
             self._known[key] = len(self.steps)
-            self.steps.append(_Step(operation, given, options, sample))
+            self.steps.append(_Step(operation, given, options, kind))
         return Traced(self, self._known[key])
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, bool | int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise UnrecordableError
     return value
 
@@ -176,13 +185,13 @@ class _Rewriting:
             elif step.inputs and isinstance(step.inputs[0], _Ref) and step.inputs[0].number in apart:
                 self.where[n] = self._put_late(step, apart[step.inputs[0].number])
             elif n not in found.values() and n not in biased.values():
-                self.where[n] = self._add(step.operation, self._moved(step.inputs), step.options, step.sample)
+                self.where[n] = self._add(step.operation, self._moved(step.inputs), step.options, step.kind)
         return self.new, [self.where[number].number for number in self.results]
 
     def _outer(self, n: int) -> int | None:
         """Return which argument of step n is a ``a r`` that can be taken apart; None when there is none."""
         step = self.steps[n]
-        if step.operation is not np.multiply or n in self.results or math.prod(step.sample.shape) < LARGE:
+        if step.operation is not np.multiply or n in self.results or math.prod(step.kind.shape) < LARGE:
             return None
         if n not in self.users or not all(self._scales(user, n) for user in self.users[n]):
             return None
@@ -206,10 +215,10 @@ class _Rewriting:
         column, row = self._moved(self.steps[outer].inputs)
         (inner,) = self._moved([value for value in step.inputs if value != _Ref(outer)])
         others = [self.steps[user].inputs[1] for user in self.users[n] if self.steps[user].operation is np.matmul]
-        if all(math.prod(self._shape(other)) < math.prod(step.sample.shape) for other in others):
-            turned = self._add("transpose", (row,), (), _Kind((step.sample.shape[1], 1), step.sample.dtype))
+        if all(math.prod(self._shape(other)) < math.prod(step.kind.shape) for other in others):
+            turned = self._add("transpose", (row,), (), _Kind((step.kind.shape[1], 1), step.kind.dtype))
             return _Apart(column, inner, turned)
-        return _Apart(column, self._add(np.multiply, (inner, row), (), step.sample), None)
+        return _Apart(column, self._add(np.multiply, (inner, row), (), step.kind), None)
 
     def _put_late(self, step: _Step, apart: "_Apart") -> _Ref:
         """Add what a step makes of ``a r ∘ D``, the column a last."""
@@ -217,13 +226,13 @@ class _Rewriting:
         if step.operation is np.matmul:
             (other,) = self._moved(step.inputs[1:])
             if turned is not None:
-                other = self._add(np.multiply, (other, turned), (), self.steps[step.inputs[1].number].sample)
-            made = self._add(np.matmul, (inner, other), (), step.sample)
+                other = self._add(np.multiply, (other, turned), (), self.steps[step.inputs[1].number].kind)
+            made = self._add(np.matmul, (inner, other), (), step.kind)
         elif turned is not None:
-            made = self._add(np.matmul, (inner, turned), (), step.sample)
+            made = self._add(np.matmul, (inner, turned), (), step.kind)
         else:
-            made = self._add("sum", (inner,), step.options, step.sample)
-        return self._add(np.multiply, (column, made), (), step.sample)
+            made = self._add("sum", (inner,), step.options, step.kind)
+        return self._add(np.multiply, (column, made), (), step.kind)
 
     def _biased(self, n: int) -> int | None:
         """Return the product that step n adds a bias to, when it pays to make both one."""
@@ -231,9 +240,9 @@ class _Rewriting:
         if step.operation is not np.add or not all(isinstance(value, _Ref) for value in step.inputs):
             return None
         product, bias = (value.number for value in step.inputs)
-        made, shape = self.steps[product], step.sample.shape
+        made, shape = self.steps[product], step.kind.shape
         alone = made.operation is np.matmul and self.users[product] == [n] and product not in self.results
-        if not alone or math.prod(shape) < LARGE or self.steps[bias].sample.shape != (shape[0], 1):
+        if not alone or math.prod(shape) < LARGE or self.steps[bias].kind.shape != (shape[0], 1):
             return None
         given = all(self.steps[value.number].operation == "leaf" for value in (*made.inputs, step.inputs[1]))
         return product if given and 4 * self._shape(made.inputs[0])[1] <= min(shape) else None
@@ -241,13 +250,13 @@ class _Rewriting:
     def _with_bias(self, step: _Step, product: _Step) -> _Ref:
         W, X, b = self._moved((*product.inputs, step.inputs[1]))
         rows, features = self._shape(product.inputs[0])
-        dtype, columns = step.sample.dtype, step.sample.shape[1]
+        dtype, columns = step.kind.dtype, step.kind.shape[1]
         weights = self._add("join", (W, b), (-1,), _Kind((rows, features + 1), dtype))
         examples = self._add("join", (X, 1.0), (-2,), _Kind((features + 1, columns), dtype))
-        return self._add(np.matmul, (weights, examples), (), step.sample)
+        return self._add(np.matmul, (weights, examples), (), step.kind)
 
     def _shape(self, value: _Ref) -> tuple[int, ...]:
-        return tuple(self.steps[value.number].sample.shape)
+        return tuple(self.steps[value.number].kind.shape)
 
     def _moved(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(self.where[value.number] if isinstance(value, _Ref) else value for value in inputs)
@@ -266,9 +275,9 @@ class Recording:
         Takes arrays and returns a sequence of arrays; elementwise operations, products, sums over the last two axes,
         ``max``, ``where``, ``astype`` and transposes.
     arguments : sequence of arrays or None
-        Samples of its arguments.
+        Like its arguments: of their shapes and dtypes.
     results : sequence of arrays
-        Samples of where each result is to go. One may be an argument, which is then written over: nothing recorded
+        Like those that each result is to go to. One may be an argument, which is then written over: nothing recorded
         later may read it.
     turned : int, optional
         Buffers with this many columns, and `TALL` rows or more, are laid out column after column: the order in which
@@ -293,9 +302,8 @@ class Recording:
         returned = function(*leaves)
         if not all(isinstance(value, Traced) for value in returned):
             raise UnrecordableError
-        steps = [step._replace(sample=_Kind(step.sample.shape, step.sample.dtype)) for step in tape.steps]
         self._leaves = [None if leaf is None else leaf.number for leaf in leaves]
-        self._steps, self._results = _Rewriting(steps, [value.number for value in returned]).done()
+        self._steps, self._results = _Rewriting(tape.steps, [value.number for value in returned]).done()
         self._turned = turned
         if len(set(self._results)) != len(results) or any(self._is_view(number) for number in self._results):
             raise UnrecordableError
@@ -320,11 +328,11 @@ class Recording:
     def _is_view(self, number: int) -> bool:
         """Return whether a result is no array of its own: an argument, a transpose, or the sum of a single row."""
         step = self._steps[number]
-        one_row = step.operation == "sum" and step.options[0] == -2 and step.sample.shape == self._shape(step.inputs[0])
+        one_row = step.operation == "sum" and step.options[0] == -2 and step.kind.shape == self._shape(step.inputs[0])
         return step.operation in ("leaf", "transpose") or one_row
 
     def _shape(self, ref: _Ref) -> tuple[int, ...]:
-        return self._steps[ref.number].sample.shape
+        return self._steps[ref.number].kind.shape
 
     def _owner(self, number: int) -> int:
         """Return the result whose buffer this one lies in."""
@@ -343,7 +351,7 @@ class Recording:
                 continue
             dying = [owner for owner in self._taken(step) if self._last[owner] == n and self._is_free(owner)]
             if n not in self._results:
-                kind = _Kind(*step.sample)
+                kind = _Kind(*step.kind)
                 reused = next((owner for owner in dying if self._may_overwrite(step, owner)), None)
                 if reused is not None:
                     dying.remove(reused)
@@ -356,7 +364,7 @@ class Recording:
                 free.setdefault(_Kind(buffer.shape, buffer.dtype), []).append(buffer)
 
     def _empty(self, step: _Step) -> Vector:
-        shape, dtype = step.sample.shape, step.sample.dtype
+        shape, dtype = step.kind.shape, step.kind.dtype
         turned = len(shape) == 2 and shape[1] == self._turned and (shape[0] >= TALL or step.operation == "join")
         return np.empty(shape, dtype, order="F" if turned else "C")
 
@@ -368,7 +376,7 @@ class Recording:
         if step.operation is np.matmul or not isinstance(step.operation, np.ufunc):
             return False
         buffer = self._place[owner]
-        same = buffer.shape == step.sample.shape and buffer.dtype == step.sample.dtype
+        same = buffer.shape == step.kind.shape and buffer.dtype == step.kind.dtype
         turned = any(isinstance(v, _Ref) and v.number != owner and self._owner(v.number) == owner for v in step.inputs)
         return same and not turned
 
@@ -400,12 +408,14 @@ class Recording:
         return np.matrix_transpose(inner) if step.operation == "transpose" else inner
 
     def _calls(self, step: _Step, out: Vector, bound: dict[int, Any]) -> list[Call]:
-        floats = [self._steps[v.number].sample.dtype for v in step.inputs if isinstance(v, _Ref)]
+        floats = [self._steps[v.number].kind.dtype for v in step.inputs if isinstance(v, _Ref)]
         like = next((dtype for dtype in floats if dtype.kind == "f"), out.dtype)
         given = [self._array(value, like, bound) for value in step.inputs]
         if isinstance(step.operation, np.ufunc):
             outer = step.operation is np.matmul and given[0].shape[-1] == 1
-            return [(np.multiply if outer else step.operation, tuple(given), out)]
+            if step.operation in (np.maximum, np.minimum):  # NumPy 2.4 wants the keyword there
+                return [(partial(step.operation, out=out), tuple(given))]
+            return [(np.multiply if outer else step.operation, (*given, out))]
         return _OTHERS[step.operation](out, given, step.options)
 
 
@@ -415,39 +425,36 @@ def _sums(out: Vector, given: Sequence[Vector], options: tuple[Any, ...]) -> lis
         raise UnrecordableError
     rows, columns = values.shape
     if axis == -1:
-        return [(np.matmul, (values, np.ones((columns, 1), values.dtype)), out.reshape(rows, 1))]
+        return [(np.matmul, (values, np.ones((columns, 1), values.dtype), out.reshape(rows, 1)))]
     if axis == -2:
-        return [(np.matmul, (np.ones((1, rows), values.dtype), values), out.reshape(1, columns))]
+        return [(np.matmul, (np.ones((1, rows), values.dtype), values, out.reshape(1, columns)))]
     if rows == 1:
-        return [(np.matmul, (values, np.ones((columns, 1), values.dtype)), out.reshape(1, 1))]
-    return [(np.add.reduce, (values, (0, 1)), out)]
+        return [(np.matmul, (values, np.ones((columns, 1), values.dtype), out.reshape(1, 1)))]
+    return [(np.add.reduce, (values, (0, 1), None, out))]
 
 
 def _maxima(out: Vector, given: Sequence[Vector], options: tuple[Any, ...]) -> list[Call]:
     axis, keepdims = options
-    return [(np.maximum.reduce, (given[0], axis), out.reshape(given[0].max(axis).shape) if keepdims else out)]
+    out = out.reshape(given[0].max(axis).shape) if keepdims else out
+    return [(np.maximum.reduce, (given[0], axis, None, out))]
 
 
 def _choices(out: Vector, given: Sequence[Vector], options: tuple[Any, ...]) -> list[Call]:
     condition, yes, no = given
-    return [(_copy, (no,), out), (_copy, (yes, condition), out)]
-
-
-def _copy(values: Vector, where: Any = True, *, out: Vector) -> None:
-    np.copyto(out, values, "unsafe", where)
+    return [(np.copyto, (out, no, "unsafe")), (np.copyto, (out, yes, "unsafe", condition))]
 
 
 def _casts(out: Vector, given: Sequence[Vector], options: tuple[Any, ...]) -> list[Call]:
-    return [(_copy, (given[0],), out)]
+    return [(np.copyto, (out, given[0], "unsafe"))]
 
 
 def _ones(out: Vector, given: Sequence[Vector], options: tuple[Any, ...]) -> list[Call]:
-    return [(_copy, (np.asarray(1, dtype=out.dtype),), out)]
+    return [(np.copyto, (out, np.asarray(1, dtype=out.dtype)))]
 
 
 def _joined(out: Vector, given: Sequence[Vector], options: tuple[Any, ...]) -> list[Call]:
     parts = (out[:, :-1], out[:, -1:]) if options == (-1,) else (out[:-1], out[-1:])
-    return [(_copy, (values,), part) for values, part in zip(given, parts, strict=True)]
+    return [(np.copyto, (part, values)) for part, values in zip(parts, given, strict=True)]
 
 
 _OTHERS: dict[str, Callable[[Vector, Sequence[Vector], tuple[Any, ...]], list[Call]]] = {
@@ -462,5 +469,5 @@ _OTHERS: dict[str, Callable[[Vector, Sequence[Vector], tuple[Any, ...]], list[Ca
 
 def replay(calls: Sequence[Call]) -> None:
     """Do the calls, one after another."""
-    for function, inputs, out in calls:
-        function(*inputs, out=out)
+    for function, arguments in calls:
+        function(*arguments)

@@ -634,9 +634,8 @@ class _Training:
     def _validation_cost(self) -> float | None:
         if self.validation is None:
             return None
-        layers = parameters.unflatten(self.theta, self.sizes, xp=self.xp)
         batch = self.validation.whole()
-        return float(self.engine.cost(layers, batch.pieces)) / batch.columns
+        return float(self.engine.cost(self.engine.layers(self.theta), batch.pieces)) / batch.columns
 
     def _check_finite(self, name: str, cost: float | None, rate: float) -> None:
         # The sum of squares is finite only if all parameters are; the costlier look at each follows when it is not.
