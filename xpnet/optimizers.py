@@ -135,9 +135,10 @@ def adam(learning_rate: Schedule = 1e-3, beta1: float = 0.9, beta2: float = 0.99
         t = state.t + 1.0
         v = beta1 * state.v + (1.0 - beta1) * gradient
         s = beta2 * state.s + (1.0 - beta2) * (gradient * gradient)
-        # 1 − βᵗ, which float32 would lose as a difference; one scalar on the step and one on the root, no more arrays.
-        step = learning_rate / -xp.expm1(t * log_beta1)
-        root = xp.sqrt(s) * (1.0 / xp.sqrt(-xp.expm1(t * log_beta2))) + epsilon
+        # 1 − βᵗ, which float32 would lose as a difference; in scalars alone, which spares the arrays a pass each.
+        spread = xp.sqrt(-xp.expm1(t * log_beta2))
+        step = learning_rate * spread / -xp.expm1(t * log_beta1)
+        root = xp.sqrt(s) + epsilon * spread
         return theta - step * v / root, Moments(v, s, t), cost
 
     return Optimizer("adam", init, update, _rate(learning_rate), settings=(beta1, beta2, epsilon))
