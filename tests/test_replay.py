@@ -103,8 +103,21 @@ def test_a_bias_is_a_part_of_the_product_where_features_are_few(
         lambda a, r, D, B: [((a @ r) * D) @ B, np.sum((a @ r) * D, axis=-2, keepdims=True)],
         lambda a, r, D, B: [((a @ r) * D) @ np.matrix_transpose((a @ r) * D), B + 1.0],
         lambda a, r, D, B: [((a @ r) * (a @ r)) @ B, D + 1.0],
+        lambda a, r, D, B: [((a @ r) * 2.0) @ B, D + 1.0],
+        lambda a, r, D, B: [((a @ r) * a) @ B, D + 1.0],
+        lambda a, r, D, B: [((a @ r) * r) @ B, D + 1.0],
     ],
-    ids=["a result", "used otherwise", "the product used again", "summed over rows", "times itself", "squared"],
+    ids=[
+        "a result",
+        "used otherwise",
+        "the product used again",
+        "summed over rows",
+        "times itself",
+        "squared",
+        "times a number",
+        "times a column",
+        "times a row",
+    ],
 )
 def test_a_column_times_a_row_is_made_where_it_is_needed(monkeypatch, function, rng):
     monkeypatch.setattr("xpnet.replay.LARGE", 1)

@@ -195,11 +195,13 @@ class _Rewriting:
             return None
         if n not in self.users or not all(self._scales(user, n) for user in self.users[n]):
             return None
-        for value in step.inputs:
-            if isinstance(value, _Ref) and value.number not in self.results and self.users[value.number] == [n]:
-                made = self.steps[value.number]
-                if made.operation is np.matmul and self._shape(made.inputs[0])[-1] == 1:
-                    return value.number
+        if not all(isinstance(value, _Ref) and self._shape(value) == step.kind.shape for value in step.inputs):
+            return None
+        for number in (value.number for value in step.inputs):
+            made = self.steps[number]
+            alone = number not in self.results and self.users[number] == [n]
+            if alone and made.operation is np.matmul and self._shape(made.inputs[0])[-1] == 1:
+                return int(number)
         return None
 
     def _scales(self, user: int, n: int) -> bool:
