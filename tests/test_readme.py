@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from xpnet.cli import main
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 
@@ -37,10 +39,17 @@ def test_every_block_is_of_a_kind_that_is_run():
 
 
 def test_the_set_up_commands_are_those_of_continuous_integration():
-    install, run, test = blocks("sh")
+    install, run, test, _ = blocks("sh")
     assert install.startswith("pip install xpnet ")
     assert run.startswith(SET_UP + ". && .venv/bin/xpnet demo")
     assert test.strip() in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_benchmark_command_runs(tmp_path):
+    *_, bench = blocks("sh")
+    program, *arguments = shlex.split(bench)
+    assert program == "xpnet"
+    assert main([*arguments, "--quick", "--peers", "scikit-learn", "--out", str(tmp_path)]) == 0
 
 
 def commands():
