@@ -1,0 +1,29 @@
+"""The images' files agree with the package's; `docker/check` builds the images and runs them."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "docker/Dockerfile").read_text(encoding="utf-8")
+COMPOSE = (ROOT / "docker/compose.yaml").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_cuda_image_has_a_cupy_that_the_extra_allows():
+    major = re.search(r"^ARG CUDA=(\d+)\.", DOCKERFILE, re.MULTILINE)[1]
+    version = re.search(r'"cupy-cuda\$\{CUDA%%\.\*\}x==([\d.]+)"', DOCKERFILE)[1]
+    (extra,) = map(Requirement, PROJECT["optional-dependencies"][f"cuda{major}"])
+    assert extra.name == f"cupy-cuda{major}x"
+    assert version in extra.specifier
+
+
+def test_compose_builds_every_image_and_gives_those_for_cuda_a_gpu():
+    services = dict(re.findall(r"^  ([\w-]+):\n((?:    .*\n)+)", COMPOSE.partition("\nservices:\n")[2], re.MULTILINE))
+    assert set(services) == {"cpu", "cuda", "cpu-test", "cuda-test"}
+    for name, service in services.items():
+        assert re.search(rf"^FROM \S+ AS {name}$", DOCKERFILE, re.MULTILINE)
+        assert f"target: {name} " in service
+        assert ("deploy: *gpu" in service) == name.startswith("cuda")
