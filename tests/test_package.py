@@ -23,6 +23,7 @@ OPTIONAL = {
     "h5py",
     "zarr",
     "matplotlib",
+    "onnx",
 }
 MODULES = sorted(module.name for module in pkgutil.iter_modules(xpnet.__path__) if module.name != "__main__")
 
@@ -41,6 +42,7 @@ def test_the_public_names_are_these():
         "initializers",
         "load",
         "optimizers",
+        "plot",
         "verify",
     ]
 

@@ -7,7 +7,7 @@
 True
 """
 
-from xpnet import activations, datasets, errors, initializers, optimizers
+from xpnet import activations, datasets, errors, initializers, optimizers, plot
 from xpnet.activations import Activation
 from xpnet.data import Loader
 from xpnet.device import devices
@@ -30,5 +30,6 @@ __all__ = [
     "initializers",
     "load",
     "optimizers",
+    "plot",
     "verify",
 ]

@@ -263,6 +263,90 @@ class Network:
             kind="network",
         )
 
+    def to_onnx(self, path: Any) -> None:
+        """Write the network as an ONNX model, whole or not at all; see `xpnet.onnx.model`.
+
+        The input is ``X (batch, n_x)``, examples as rows and not standardized; the output ``(batch, n_y)``.
+
+        Parameters
+        ----------
+        path : str or path
+            Usually ends in ``.onnx``.
+
+        Raises
+        ------
+        MissingPackageError
+            The package onnx is not installed: ``pip install "xpnet[onnx]"``.
+        ActivationError
+            The activation is a user's own and does what ONNX cannot.
+        OSError
+            The file cannot be written; one that was there before is untouched.
+
+        Examples
+        --------
+        >>> net.to_onnx("net.onnx")  # doctest: +SKIP
+        """
+        from xpnet import onnx
+
+        _write(path, onnx.model(self))
+
+    def export(self, path: Any) -> None:
+        """Write the network as one Python file that predicts with NumPy alone; see `xpnet.export.source`.
+
+        Parameters
+        ----------
+        path : str or path
+            Usually ends in ``.py``.
+
+        Raises
+        ------
+        ActivationError
+            The activation is a user's own, and its source cannot be read or needs more than NumPy and Python.
+        ArgumentError
+            The parameters are more than 64 MiB.
+        OSError
+            The file cannot be written; one that was there before is untouched.
+
+        Examples
+        --------
+        >>> net.export("predict.py")  # doctest: +SKIP
+        """
+        from xpnet import export
+
+        _write(path, export.source(self).encode())
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the history: cost, validation cost, best epoch and learning rate; see `xpnet.plot.history`.
+
+        Parameters
+        ----------
+        ax : Matplotlib's Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        Axes
+            Of the costs.
+
+        Raises
+        ------
+        MissingPackageError
+            Matplotlib is not installed: ``pip install "xpnet[plot]"``.
+
+        Examples
+        --------
+        >>> net.plot().figure.savefig("history.png")  # doctest: +SKIP
+        """
+        from xpnet import plot
+
+        return plot.history(self, ax)
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        from xpnet import plot
+
+        return plot.table(self)
+
     def explain(self, X: Any, Y: Any = None, *, examples: str = "columns", file: TextIO | None = None) -> None:
         """Print the equations with the shapes and values that these examples give.
 
@@ -392,6 +476,15 @@ class Network:
         with self._engine(min(step, source.n_examples)) as run, self.place.active():
             outputs = [run.output(self.layers, xp.matrix_transpose(reader.converted(*block))) for block in bounds]
             return outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=-1)
+
+
+def _write(path: Any, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    target = file_path("path", path)
+    if files._is_special(target):  # which would be replaced like a file
+        raise ArgumentError(f"path must name a file; {target!r} is a pipe, a socket or a device. Pass another.")
+    with files.replacing(target) as temporary, open(temporary, "xb") as file:
+        file.write(content)
 
 
 def _shown(name: str, array: Array) -> str:
