@@ -5,9 +5,13 @@ C-ordered data is 60 times faster than gathering its columns. The order is a fun
 epoch alone, so every device meets the same examples in the same order.
 """
 
+import gc
+import operator
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,8 +22,9 @@ import numpy.typing as npt
 from xpnet import device as devices
 from xpnet import targets
 from xpnet.arguments import choice, true_or_false, whole
-from xpnet.device import Place
-from xpnet.errors import ArgumentError, DataError, ShapeError
+from xpnet.cuda import CudaDevice, Filling, Ring, Timing, gathered
+from xpnet.device import HOST, Place
+from xpnet.errors import ArgumentError, DataError, DeviceMemoryWarning, ShapeError
 from xpnet.typing import Array, Namespace
 
 RUN = 4_096
@@ -34,6 +39,10 @@ PERMUTED = 2**28
 READ = 2**22
 """Numbers of X that are read, checked or converted at a time."""
 
+RESIDENT = 0.8
+"""Share of a GPU's free memory that examples and a step on a batch may take together, by estimate, for the examples to
+be kept there; the rest is for what estimates leave out. Larger examples stay where they are and go through a ring."""
+
 T = TypeVar("T")
 
 
@@ -45,19 +54,19 @@ class Piece(NamedTuple):
     rows : (k, n_x) float array
     Y : (k, n_y) float array
     weight : (k, 1) float array or None
-    numbers : (b,) int64 NumPy array or None
+    numbers : (b,) int64 array or None
         Which of the k examples are meant, in order; None is all of them.
     """
 
     rows: Array
     Y: Array
-    weight: Array | None
-    numbers: npt.NDArray[np.int64] | None = None
+    weight: Array | None = None
+    numbers: Array | None = None
 
     @property
     def columns(self) -> int:
         """How many examples are meant."""
-        return int(self.rows.shape[0] if self.numbers is None else self.numbers.size)
+        return int((self.rows if self.numbers is None else self.numbers).shape[0])
 
     def cut(self, span: slice) -> "Piece":
         """Return the piece of those columns alone."""
@@ -67,7 +76,7 @@ class Piece(NamedTuple):
 
     def taken(self, place: Place) -> tuple[Array, Array, Array | None]:
         """Return the columns' ``X (n_x, b)``, ``Y (n_y, b)`` and ``weight (1, b)``, ready for the equations."""
-        chosen = None if self.numbers is None else place.asarray(self.numbers)
+        chosen = self.numbers
         taken = (
             array if chosen is None or array is None else place.xp.take(array, chosen, axis=0) for array in self[:3]
         )
@@ -384,11 +393,13 @@ class Examples:
     scaling : tuple of two (n_x,) float64 arrays, or None
         The mean and deviation by which X is standardized.
     Y : (m, n_y) float array
-        Targets, at `place`.
+        Targets, at `place` once the examples are `kept`; until then anywhere.
     weight : (m, 1) float array or None
-        Factors of the columns, at `place`; their mean is 1.
+        Factors of the columns, where Y is; their mean is 1.
     rows : (m, n_x) float array or None
         X, at `place` and standardized, when it is kept there whole.
+    feed : Feed or None
+        What brings batches to `place`, when X is on the host and stays there; `Y` and `weight` are there too then.
     """
 
     source: Source
@@ -398,20 +409,64 @@ class Examples:
     Y: Array
     weight: Array | None = None
     rows: Array | None = None
+    feed: "Feed | None" = None
 
-    def kept(self, *, gathered: bool) -> "Examples":
+    def kept(self, *, gathered: bool, spare: int = 0) -> "Examples":
         """Return these examples with X at `place` whole, when it is in memory and there is room for it.
+
+        A GPU has room when the estimate of all that will be there is within `RESIDENT` of what is free; where it has,
+        files are kept there too. Where it has not, batches are brought there through a ring.
 
         Parameters
         ----------
         gathered : bool
             Whether batches will be picked out of it, for which its rows should each lie together.
+        spare : int
+            About how many numbers a step needs at most besides the examples, see `xpnet.engine.peak`. As a step can
+            be taken in parts, no more than half of the room is denied to the examples for it.
         """
-        room = self.place.room()
-        size = self.source.n_examples * self.source.n_features * np.dtype(self.dtype).itemsize
-        if not self.source.in_memory or (room is not None and size > room // 2):
-            return self
-        if self.scaling is None:
+        if not self.place.is_cuda:
+            return self._whole(gathered=gathered) if self.source.in_memory else self._there()
+        if self._fits(spare) and (whole := self._whole_or_none(gathered=gathered)) is not None:
+            return whole
+        if self.source.place.name == self.place.name:
+            return self._there()  # X is in that memory already, in another form
+        weight = None if self.weight is None else HOST.asarray(self.weight)
+        host = replace(self, place=HOST, Y=HOST.asarray(self.Y), weight=weight)
+        host = host._whole(gathered=gathered) if self.source.in_memory else host
+        return replace(host, place=self.place, rows=None, feed=Feed(host, self.place))
+
+    def _fits(self, spare: int) -> bool:
+        """Return whether `place` has room for X whole, by estimate."""
+        room, item = self.place.room(), np.dtype(self.dtype).itemsize
+        it = self.source
+        if room is None or (it.place == self.place and self.scaling is None):
+            return True
+        numbers = it.n_examples * it.n_features
+        if self.scaling is not None or not it.in_memory:
+            numbers *= 2  # the parts, and the whole that they are joined to
+        limit = RESIDENT * room
+        return item * numbers + min(item * spare, limit / 2) <= limit
+
+    def _there(self) -> "Examples":
+        """Return these examples with Y and weights at `place`."""
+        weight = None if self.weight is None else self.place.asarray(self.weight)
+        return replace(self, Y=self.place.asarray(self.Y), weight=weight)
+
+    def _whole_or_none(self, *, gathered: bool) -> "Examples | None":
+        """Return these examples with X at `place` whole, or None when memory runs out, which is released then."""
+        try:
+            return self._whole(gathered=gathered)
+        except Exception as error:
+            if not devices.is_full(error):
+                raise
+        gc.collect()
+        self.place.release()
+        return None
+
+    def _whole(self, *, gathered: bool) -> "Examples":
+        """Return these examples with X at `place` whole."""
+        if self.scaling is None and self.source.in_memory:
             rows = convert(self.source.read(0, self.source.n_examples), None, self.place, self.dtype)
             if gathered and self.place.is_numpy:
                 rows = np.ascontiguousarray(rows)
@@ -420,7 +475,7 @@ class Examples:
         else:
             rows = self.place.xp.concat([self.converted(*block) for block in self.source.blocks()])
             rows = np.ascontiguousarray(rows) if self.place.is_numpy else rows
-        return replace(self, rows=rows)
+        return replace(self._there(), rows=rows)
 
     def converted(self, start: int, stop: int) -> Array:
         """Return these examples' rows, ``(stop - start, n_x)``, at `place`, checked and standardized."""
@@ -430,40 +485,57 @@ class Examples:
 
     def whole(self) -> Batch:
         """Return all examples as one batch, for a full-batch step, a cost or a score."""
+        if self.feed is not None:
+            return Batch(self.feed, self.source.n_examples)
         if self.rows is not None:
             return Batch([Piece(self.rows, self.Y, self.weight)], self.source.n_examples)
         return Batch(_Reread(self), self.source.n_examples)
 
-    def batches(self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True) -> Iterator[Batch]:
-        """Yield the epoch's batches of `batch_size` columns; the last of each window may be smaller."""
+    def batches(self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True) -> Generator[Batch, None, None]:
+        """Yield the epoch's batches of `batch_size` columns; the last of each window may be smaller.
+
+        Each is to be done with when the next is asked for. A pass that is left before its end should be closed.
+        """
         if batch_size >= self.source.n_examples:
             yield self.whole()
         else:
             yield from self.ordered(batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
 
-    def ordered(self, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> Iterator[Batch]:
-        """Yield the epoch's batches, each one piece, also when one holds all examples and its order does not matter."""
+    def ordered(
+        self, batch_size: int, *, seed: int, epoch: int, shuffle: bool, under_way: int = 3
+    ) -> Generator[Batch, None, None]:
+        """Yield the epoch's batches in order, also when one holds all examples and its order does not matter.
+
+        Each is one piece, but for those that the ring, which has `under_way` slots, has too little memory for.
+        """
+        if self.feed is not None:
+            columns = min(batch_size, self.source.n_examples)
+            batches = self.feed.host.ordered(batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+            yield from self.feed.batches(batches, columns, under_way)
+            return
         order = windows(
             self.source.n_examples, self.source.n_features, batch_size, seed=seed, epoch=epoch, shuffle=shuffle
         )
         read = (self._window(window) for window in order)
         for rows, Y, weight, numbers in read if self.rows is not None else ahead(read, 1):
-            for start in range(0, numbers.size, batch_size):
-                chosen = numbers[start : start + batch_size]
-                yield Batch([Piece(rows, Y, weight, chosen)], int(chosen.size))
+            count = int(numbers.shape[0])
+            for start in range(0, count, batch_size):
+                stop = min(start + batch_size, count)
+                yield Batch([Piece(rows, Y, weight, numbers[start:stop])], stop - start)
 
-    def _window(self, window: Window) -> tuple[Array, Array, Array | None, npt.NDArray[np.int64]]:
-        """Return a window's rows, targets and weights, and the order in which to meet them."""
+    def _window(self, window: Window) -> tuple[Array, Array, Array | None, Array]:
+        """Return a window's rows, targets and weights, and the order in which to meet them, at `place`."""
         xp = self.place.xp
         if self.rows is not None:
             everywhere = np.concatenate([np.arange(*run) for run in window.runs])
-            return self.rows, self.Y, self.weight, everywhere[window.order]
+            return self.rows, self.Y, self.weight, self.place.asarray(everywhere[window.order])
         rows = xp.concat([self.converted(*run) for run in window.runs])
+        rows = np.ascontiguousarray(rows) if self.place.is_numpy else rows
         Y = xp.concat([self.Y[start:stop, :] for start, stop in window.runs])
         weight = None
         if self.weight is not None:
             weight = xp.concat([self.weight[start:stop, :] for start, stop in window.runs])
-        return rows, Y, weight, window.order
+        return rows, Y, weight, self.place.asarray(window.order)
 
 
 @dataclass(frozen=True)
@@ -478,6 +550,122 @@ class _Reread:
         for rows, (start, stop) in ahead(read, 1):
             weight = None if it.weight is None else it.weight[start:stop, :]
             yield Piece(rows, it.Y[start:stop, :], weight)
+
+
+def moved(*several: Examples | None) -> dict[str, float]:
+    """Return what went through the rings of examples, as `Network.timing` has it; nothing where there were none."""
+    timings = [examples.feed.timing for examples in several if examples is not None and examples.feed is not None]
+    if not timings:
+        return {}
+    return {
+        "bytes_moved": sum(timing.bytes for timing in timings),
+        "hidden_copy_seconds": sum(timing.hidden for timing in timings),
+        "exposed_copy_seconds": sum(timing.exposed for timing in timings),
+        "compute_seconds": sum(timing.computing for timing in timings),
+    }
+
+
+class Feed:
+    """Examples in host memory, or in files, that a device gets through a ring; gone through, it gives each once.
+
+    A ring lives for one pass. Its slots are as large as the batches; where the device or the host refuses so much
+    memory they are halved, for good, and a batch comes in pieces.
+
+    Not yet run on a GPU.
+
+    Parameters
+    ----------
+    host : Examples
+        At `HOST`, whole or not.
+    place : Place
+        Where they go.
+
+    Attributes
+    ----------
+    timing : Timing
+        Of the passes so far.
+    """
+
+    def __init__(self, host: Examples, place: Place) -> None:
+        self.host, self.place, self.timing = host, place, Timing()
+        self.arrays = [(host.source.n_features, host.dtype), (int(host.Y.shape[1]), host.dtype)]
+        if host.weight is not None:
+            self.arrays.append((1, host.dtype))
+        self._most: int | None = None
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Yield all examples in pieces of about `READ` numbers, each to be done with when the next is asked for."""
+        columns = max(1, READ // sum(width for width, _ in self.arrays))
+        with self._ring(min(columns, self.host.source.n_examples), 3) as ring:
+            yield from _through(ring, self.host.whole().pieces)
+
+    def batches(
+        self, batches: Generator[Batch, None, None], columns: int, under_way: int
+    ) -> Generator[Batch, None, None]:
+        """Yield the host's batches, of so many columns at most, on the device."""
+        with closing(batches), self._ring(columns, under_way) as ring:
+            if ring.columns < columns:
+                for batch in batches:
+                    yield Batch(_Split(ring, batch), batch.columns)
+            else:
+                for piece in _through(ring, (piece for batch in batches for piece in batch.pieces)):
+                    yield Batch([piece], piece.columns)
+
+    @contextmanager
+    def _ring(self, columns: int, under_way: int) -> Iterator[Ring]:
+        """Make a ring for the duration of a ``with``, for so many columns at a time or as many as there is room for."""
+        refused = None
+        columns = columns if self._most is None else min(columns, self._most)
+        while (ring := self._made(columns, under_way, last=columns == 1)) is None:
+            refused, columns = refused or columns, columns // 2
+            gc.collect()
+            self.place.release()
+        if refused is not None:
+            self._most = columns
+            warnings.warn(
+                f"There is no memory for {under_way} slots of {refused} columns each, page-locked on the host and on "
+                f"{self.place}. {columns} are taken at a time from here on, which is slower and changes roundings "
+                "alone. A smaller batch_size needs less.",
+                DeviceMemoryWarning,
+                stacklevel=2,
+            )
+        try:
+            with ring:
+                yield ring
+        finally:
+            self.timing = Timing(*map(operator.add, self.timing, ring.timing))
+
+    def _made(self, columns: int, under_way: int, *, last: bool) -> Ring | None:
+        try:
+            return Ring(columns, self.arrays, device=CudaDevice(self.place), slots=under_way)
+        except MemoryError:
+            if last:
+                raise
+            return None
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The pieces of a batch that is larger than the ring's slots; they can be gone through again."""
+
+    ring: Ring
+    batch: Batch
+
+    def __iter__(self) -> Iterator[Piece]:
+        yield from _through(self.ring, self.batch.pieces)
+
+
+def _through(ring: Ring, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield the host's pieces on the device, in smaller pieces where they have more columns than a slot."""
+    for lent in ring.through(_fillings(pieces, ring.columns)):
+        yield Piece(*lent)
+
+
+def _fillings(pieces: Iterable[Piece], columns: int) -> Iterator[Filling]:
+    for piece in pieces:
+        for start in range(0, piece.columns, columns):
+            part = piece.cut(slice(start, start + columns))
+            yield gathered([array for array in part[:3] if array is not None], part.numbers)
 
 
 def convert(
@@ -566,9 +754,10 @@ class Loader:
     random_state : int
         The order's seed.
     device : str, optional
-        Where batches come out; None is where X lives.
+        Where batches come out; None is where X lives. What fits in a GPU's memory is brought there once; what does not
+        goes there batch by batch, through page-locked memory, while the last batch is computed with.
     prefetch : int
-        Batches made ready in advance on another thread; 0 is none.
+        Batches made ready in advance on another thread; 0 is none. Each takes up memory, also on a GPU.
     dtype : {"float32", "float64"}
         The batches' dtype.
     examples : {"columns", "rows"}
@@ -645,19 +834,41 @@ class Loader:
         """Yield ``(X_batch, Y_batch)``, or ``X_batch`` alone when there is no Y."""
         epoch, self.epoch = self.epoch, self.epoch + 1
         batches = self._batches(epoch)
-        yield from ahead(batches, self.prefetch) if self.prefetch else batches
+        if self.prefetch and self._examples.feed is None:
+            yield from ahead(batches, self.prefetch)
+        else:
+            yield from batches  # a ring has a thread of its own, and must be gone through in the caller's stream
 
     def _batches(self, epoch: int) -> Iterator[Any]:
-        with self.place.active():
-            for batch in self._examples.ordered(
-                self.batch_size, seed=self.random_state, epoch=epoch, shuffle=self.shuffle
-            ):
-                for piece in batch.pieces:
-                    X, Y, _ = piece.taken(self.place)
-                    if self.Y is None:
-                        yield X
-                    else:
-                        yield X, Y[0, :] if self._flat else Y
+        with (
+            self.place.active(),
+            closing(
+                self._examples.ordered(
+                    self.batch_size,
+                    seed=self.random_state,
+                    epoch=epoch,
+                    shuffle=self.shuffle,
+                    under_way=self.prefetch + 1,
+                )
+            ) as batches,
+        ):
+            for batch in batches:
+                X, Y = self._batch(batch)
+                if self.Y is None:
+                    yield X
+                else:
+                    yield X, Y[0, :] if self._flat else Y
+
+    def _batch(self, batch: Batch) -> tuple[Array, Array]:
+        """Return a batch's X and Y, the caller's to keep."""
+        xp, fed = self.place.xp, self._examples.feed is not None
+        # What a ring lends is written over by the next batch; a copy on the device costs little beside the way there.
+        parts = [
+            [xp.asarray(array, copy=True) if fed else array for array in piece.taken(self.place)[:2]]
+            for piece in batch.pieces
+        ]
+        X, Y = (found[0] if len(found) == 1 else xp.concat(found, axis=-1) for found in zip(*parts, strict=True))
+        return X, Y
 
 
 def batch_columns(batch_size: int | str, m: int) -> int:

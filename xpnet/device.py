@@ -10,7 +10,8 @@ import importlib
 import os
 import re
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,13 @@ from array_api_compat import (
 from array_api_compat import device as device_of
 
 from xpnet.arguments import nearest
-from xpnet.errors import ArgumentError, DeviceFallbackWarning, DeviceMismatchError, DeviceUnavailableError
+from xpnet.errors import (
+    ArgumentError,
+    DeviceFailedError,
+    DeviceFallbackWarning,
+    DeviceMismatchError,
+    DeviceUnavailableError,
+)
 from xpnet.typing import Array, Namespace
 
 _NUMPY = "numpy"
@@ -41,6 +48,14 @@ _NO_GPU = "needs a GPU, and the NVIDIA driver finds none. Look at: nvidia-smi; e
 # cudaError_t, from CUDA's driver_types.h.
 _INSUFFICIENT_DRIVER = 35
 _NO_DEVICE = 100
+
+_NO_ROOM = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What CUDA's run-time, its driver and cuBLAS call a lack of memory that CuPy does not tell as a `MemoryError`."""
+
+_FORKED = (
+    "cannot be used in a forked process, and process {parent} had started CUDA before it forked this one. Start "
+    'processes with multiprocessing.get_context("spawn"), or start CUDA only after the fork'
+)
 
 
 @dataclass(frozen=True)
@@ -103,16 +118,58 @@ class Place:
             array = _readable(to_host(array), self.namespace)
         return self.xp.asarray(array, dtype=dtype, device=self.device)
 
+    @property
+    def is_cuda(self) -> bool:
+        """Whether arrays here are in a GPU's memory, which is fed through pinned memory and knows what is free."""
+        return self.namespace == _CUPY
+
     def room(self) -> int | None:
-        """Return the bytes free on this device; None where memory is the host's, which has its own ways to say no."""
-        if self.namespace != _CUPY:
+        """Return the bytes free on this device; None where memory is the host's, which has its own ways to say no.
+
+        What CuPy's pool holds in reserve counts as free, and what its limit forbids does not.
+        """
+        if not self.is_cuda:
             return None
-        with self.device:
-            return int(self.xp.cuda.runtime.memGetInfo()[0])
+        with self.active():
+            pool = self.xp.get_default_memory_pool()
+            free = int(self.xp.cuda.runtime.memGetInfo()[0]) + int(pool.free_bytes())
+            limit = int(pool.get_limit())
+            return min(free, limit - int(pool.used_bytes())) if limit else free
+
+    def release(self) -> None:
+        """Give the memory that CuPy's pools hold in reserve back to the device and the host."""
+        if self.is_cuda:
+            with self.active():
+                self.xp.get_default_memory_pool().free_all_blocks()
+                self.xp.get_default_pinned_memory_pool().free_all_blocks()
 
     def active(self) -> AbstractContextManager[object]:
-        """Return a context in which new arrays and kernels go to this device; CuPy alone needs one."""
-        return self.xp.cuda.Device(self.device.id) if self.namespace == _CUPY else nullcontext()
+        """Return a context in which new arrays and kernels go to this device; CuPy alone needs one.
+
+        Raises
+        ------
+        DeviceUnavailableError
+            CUDA was started before this process was forked, where it would hang or fail at random.
+        DeviceFailedError
+            CUDA failed within the ``with``, for another reason than a lack of memory.
+        """
+        return self._cuda_active() if self.is_cuda else nullcontext()
+
+    @contextmanager
+    def _cuda_active(self) -> Iterator[None]:
+        _start_cuda()
+        if (problem := _forked()) is not None:
+            raise DeviceUnavailableError(f'device="{self.name}" {problem}, or use device="cpu".')
+        try:
+            with self.xp.cuda.Device(self.device.id):
+                yield
+        except Exception as error:
+            if not _is_cudas(error) or is_full(error):
+                raise
+            raise DeviceFailedError(
+                f"{self} must work until the end; CUDA failed ({_reason(error)}). What was computed there is lost. "
+                "Look at nvidia-smi and dmesg, and start a new process: a fit with checkpoint= goes on from its last."
+            ) from error
 
 
 HOST = Place(_NUMPY, "cpu", "cpu")
@@ -173,6 +230,11 @@ def resolve(device: str | None, array: Array = None) -> Place:
     message = f'device="{device}" {problem}. XPNET_CPU_FALLBACK=1 is set, so the CPU is used.'
     warnings.warn(message, DeviceFallbackWarning, stacklevel=3)  # the line that called fit, which called this
     return HOST
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an exception says that there is no memory left, which work on fewer columns may need less of."""
+    return isinstance(error, MemoryError) or (_is_cudas(error) and str(error).startswith(_NO_ROOM))
 
 
 def to_host(array: Array) -> npt.NDArray[Any]:
@@ -307,7 +369,31 @@ def cuda_problem(index: int = 0) -> str | None:
         A sentence without its subject and full stop: it follows ``device="cuda"`` in an error. Probed once per
         process and kept, so a mend needs a new process.
     """
-    return _probe(index)
+    return _forked() or _probe(index)
+
+
+_cuda_process: int | None = None
+"""The process in which CUDA was started; one that it forks cannot use CUDA."""
+
+
+def _start_cuda() -> None:
+    """Note in which process CUDA is used first."""
+    global _cuda_process  # noqa: PLW0603  # CUDA's own state is the process's too
+    if _cuda_process is None:
+        _cuda_process = os.getpid()
+
+
+def _forked() -> str | None:
+    """Return why CUDA cannot be used here when it was started in a process that this one was forked from.
+
+    CUDA itself fails there with an error of its own at best; at worst it waits for a thread that the fork left behind.
+    """
+    return None if _cuda_process in (None, os.getpid()) else _FORKED.format(parent=_cuda_process)
+
+
+def _is_cudas(error: BaseException) -> bool:
+    """Return whether an exception reports a status of CUDA's or of one of its libraries, by way of CuPy."""
+    return type(error).__module__.startswith("cupy") and hasattr(error, "status")
 
 
 @functools.cache
@@ -321,6 +407,7 @@ def _probe(index: int) -> str | None:
             return _import_problem(error)
         try:
             count = cupy.cuda.runtime.getDeviceCount()
+            _start_cuda()
             if index < count:
                 _exercise(cupy, index)
                 return None

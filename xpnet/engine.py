@@ -3,12 +3,15 @@
 The gradient is a sum over columns, so the columns may be split anywhere. On NumPy they are cut into blocks whose
 temporaries stay in a core's cache, shared out over threads with BLAS held to one thread each; the equations are
 recorded once for a block's shape and replayed into the same buffers (`xpnet.replay`), so that a step makes no arrays.
-Other namespaces get the columns whole and the equations as they stand.
+Other namespaces get the columns whole and the equations as they stand; when a device's memory runs out, they get half
+as many at a time, as often as it takes.
 """
 
+import gc
 import operator
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial, reduce
@@ -21,7 +24,8 @@ from xpnet import equations, parameters
 from xpnet.activations import Activation
 from xpnet.crew import Crew
 from xpnet.data import Batch, Piece
-from xpnet.device import Place
+from xpnet.device import Place, is_full
+from xpnet.errors import DeviceFullError, DeviceMemoryWarning
 from xpnet.heads import Head
 from xpnet.optimizers import Optimizer
 from xpnet.replay import Call, Recording, UnrecordableError, replay
@@ -93,6 +97,10 @@ class Engine:
         self._sums: list[Array] = []
         self._optimizer: Optimizer | None = None
         self._update: _Update | None = None
+        # Elsewhere than on NumPy: the columns that the device's memory has been enough for, once it was not, and why.
+        self._room: int | None = None
+        self._refused: tuple[int, str] | None = None
+        self._warned = False
 
     def gradient(self, theta: Array, pieces: Iterable[Piece]) -> tuple[Array, Array]:
         """Return the cost and its gradient, summed over the columns of all pieces.
@@ -112,24 +120,31 @@ class Engine:
         """
         if isinstance(pieces, list) and len(pieces) == 1:
             return self._of_piece(theta, pieces[0])
+        if not self.place.is_numpy:
+            total = None
+            for piece in pieces:
+                total = self._of_piece(theta, piece, total)
+            assert total is not None, "a batch has a piece at least"
+            return total
         cost, gradient = 0.0, self.xp.zeros_like(theta)
         for piece in pieces:
             part_cost, part = self._of_piece(theta, piece)
             cost, gradient = part_cost + cost, gradient + part
         return cost, gradient
 
-    def _of_piece(self, theta: Array, piece: Piece) -> tuple[Array, Array]:
+    def _of_piece(self, theta: Array, piece: Piece, total: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
         if (recorded := self._recorded(theta, piece)) is not None:
             recorded.run(theta, piece)
             return recorded.total, self._outward(recorded.summed())
-        layers = parameters.unflatten(theta, self.sizes, xp=self.xp)
 
-        def of(span: slice) -> tuple[Array, Array]:
-            cost, gradients = self.plain_gradient(layers, *piece.cut(span).taken(self.place))
+        def of(part: Piece) -> tuple[Array, Array]:
+            layers = parameters.unflatten(theta, self.sizes, xp=self.xp)
+            cost, gradients = self.plain_gradient(layers, *part.taken(self.place))
             return cost, parameters.flatten(gradients, xp=self.xp)
 
-        parts = self._map(of, self._spans(piece.columns))
-        return reduce(_add, parts)
+        if self.place.is_numpy:
+            return reduce(_add, self._map(lambda span: of(piece.cut(span)), self._spans(piece.columns)))
+        return self._fitting(piece, of, _add, total)
 
     def _recorded(self, theta: Array, piece: Piece) -> "_Gradient | None":
         """Return the recorded gradient over so many columns; None where the equations are called plainly."""
@@ -179,7 +194,13 @@ class Engine:
             total, sums = self._sums_of(batch, l2, theta)
             theta, memory = update.run(theta, memory, sums, rate, 1.0 / batch.columns)
             return theta, memory, total / batch.columns
-        return optimizer.update(theta, memory, partial(self._mean, batch, l2), learning_rate=rate, xp=self.xp)
+        step = partial(optimizer.update, theta, memory, partial(self._mean, batch, l2), learning_rate=rate, xp=self.xp)
+        if self.place.is_numpy:
+            return step()
+        # An update returns new arrays, so a step that ran out of memory can be taken anew.
+        while (found := self._tried(step, self._room or batch.columns)) is None:
+            pass
+        return found[0]
 
     def _updating(self, optimizer: Optimizer, theta: Array, memory: Any) -> "_Update | None":
         """Return the optimizer's update as recorded; None where it is called plainly."""
@@ -253,29 +274,115 @@ class Engine:
     def cost(self, layers: Sequence[Layer], pieces: Iterable[Piece]) -> Array:
         """Return the cost of `layers`, summed over the columns of all pieces, in the same order each time."""
 
-        def of(span: slice, piece: Piece) -> Array:
-            X, Y, weight = piece.cut(span).taken(self.place)
+        def of(piece: Piece) -> Array:
+            X, Y, weight = piece.taken(self.place)
             return equations.cost(self._forward(layers, X)[0], Y, head=self.head, sample_weight=weight, xp=self.xp)
+
+        def of_span(span: slice, piece: Piece) -> Array:
+            return of(piece.cut(span))
 
         total = None
         for piece in pieces:
-            for part in self._map(partial(of, piece=piece), self._spans(piece.columns)):
-                total = part if total is None else total + part
+            if self.place.is_numpy:
+                for part in self._map(partial(of_span, piece=piece), self._spans(piece.columns)):
+                    total = part if total is None else total + part
+            else:
+                total = self._fitting(piece, of, operator.add, total)
         return total
 
     def output(self, layers: Sequence[Layer], X: Array) -> Array:
         """Return the output ``A[L] (n_y, b)`` of the columns `X`."""
-        outputs = self._map(lambda span: self._forward(layers, X[:, span])[1], self._spans(X.shape[-1]))
-        return outputs[0] if len(outputs) == 1 else self.xp.concat(outputs, axis=-1)
+
+        def of(span: slice) -> Array:
+            return self._forward(layers, X if span == slice(0, X.shape[-1]) else X[:, span])[1]
+
+        if self.place.is_numpy:
+            outputs = self._map(of, self._spans(X.shape[-1]))
+            return outputs[0] if len(outputs) == 1 else self.xp.concat(outputs, axis=-1)
+        return self._fitted(X.shape[-1], of, lambda left, right: self.xp.concat([left, right], axis=-1))
+
+    def _fitting(self, piece: Piece, of: Callable[[Piece], T], add: Callable[[T, T], T], total: T | None) -> T:
+        """Return `total` and what `of` makes of a piece's columns, of as many at a time as there is memory for."""
+        columns = piece.columns
+
+        def part(span: slice) -> T:
+            return of(piece if span.stop - span.start == columns else piece.cut(span))
+
+        return self._fitted(columns, part, add, total)
+
+    def _fitted(self, columns: int, of: Callable[[slice], T], add: Callable[[T, T], T], total: T | None = None) -> T:
+        """Return `total` and what `of` makes of so many columns, of as many at a time as there is memory for.
+
+        Raises
+        ------
+        DeviceFullError
+            There is no memory for a single column.
+        """
+        done = 0
+        while done < columns:
+            width = columns - done if self._room is None else min(self._room, columns - done)
+            found = self._tried(partial(_added, total, of, slice(done, done + width), add), width)
+            if found is not None:
+                (total,), done = found, done + width
+        assert total is not None, "a piece has a column at least"
+        return total
+
+    def _tried(self, function: Callable[[], T], columns: int) -> tuple[T] | None:
+        """Return what a function of so many columns returns; None when memory ran out, to be tried with fewer.
+
+        Raises
+        ------
+        DeviceFullError
+            It ran out with a single column.
+        """
+        made = self._unless_full(function, columns)
+        if made is None:
+            # The exception, whose traceback held every array of the attempt, is gone by now.
+            self._halve(columns)
+        elif self._refused is not None and not self._warned:
+            self._warn()
+        return made
+
+    def _unless_full(self, function: Callable[[], T], columns: int) -> tuple[T] | None:
+        try:
+            return (function(),)
+        except Exception as error:
+            if not is_full(error) or isinstance(error, DeviceFullError):
+                raise
+            self._refused = self._refused or (columns, f"{type(error).__name__}: {error}")
+        return None
+
+    def _halve(self, columns: int) -> None:
+        """Take half as many columns at a time from here on, with all the memory that can be had."""
+        assert self._refused is not None, "memory is not said to have run out"
+        if columns == 1:
+            raise DeviceFullError(
+                f"{self.place} must have room for one column of a {'-'.join(map(str, self.sizes))} network, "
+                f"{parameters.count(self.sizes)} parameters and their gradient; it has not ({self._refused[1]}). End "
+                "what else uses that memory, or take fewer hidden units."
+            )
+        self._room = columns // 2
+        gc.collect()  # some of the attempt's arrays may be in a cycle with the exception
+        self.place.release()
+
+    def _warn(self) -> None:
+        """Warn, once, that columns are taken fewer at a time."""
+        assert self._refused is not None, "memory is not said to have run out"
+        self._warned = True
+        columns, reason = self._refused
+        warnings.warn(
+            f"{self.place} has no room for {columns} columns at a time ({reason}). {self._room} are taken at a time "
+            "from here on, which changes roundings alone. A smaller batch_size, or network, would be faster.",
+            DeviceMemoryWarning,
+            stacklevel=2,
+        )
 
     def _forward(self, layers: Sequence[Layer], X: Array) -> tuple[Array, Array]:
         Z, A = equations.forward(layers, X, activation=self.activation, head=self.head, xp=self.xp)
         return Z[-1], A[-1]
 
     def _spans(self, columns: int) -> list[slice]:
-        """Return the blocks into which so many columns are cut."""
-        if not self.place.is_numpy:
-            return [slice(None)]
+        """Return the blocks into which NumPy's columns are cut."""
         width = max(NARROW, CACHE // max(self.sizes) // 64 * 64)
         if self.crew is None:
             width = max(width, 4_096)
@@ -289,6 +396,11 @@ class Engine:
         if self.crew is None or len(blocks) == 1:
             return [function(block) for block in blocks]
         return self.crew.map(function, blocks)
+
+
+def _added(total: T | None, of: Callable[[slice], T], span: slice, add: Callable[[T, T], T]) -> T:
+    part = of(span)
+    return part if total is None else add(total, part)
 
 
 def _add(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -467,6 +579,16 @@ class _Update:
 def work(sizes: Sequence[int]) -> int:
     """Return the multiply-adds of one column's forward and backward pass."""
     return 3 * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+
+
+def peak(sizes: Sequence[int], columns: int) -> int:
+    """Return about how many numbers a step on so many columns holds at most, where columns are taken whole.
+
+    X, Y, and of every layer Z and A; of the widest dZ, the slope and their product; and eight vectors of parameters:
+    theta, the gradient's layers and the gradient, the optimizer's two or so and those that the update makes.
+    """
+    held = sizes[0] + sizes[-1] + 2 * sum(sizes[1:]) + 3 * max(sizes)
+    return columns * held + 8 * parameters.count(sizes)
 
 
 @contextmanager

@@ -12,13 +12,16 @@
     ├── DivergedError            (ArithmeticError)  the cost or the parameters left the finite numbers
     ├── DeviceError              (RuntimeError)
     │   ├── DeviceUnavailableError               the device asked for cannot be used here, and why
-    │   └── DeviceMismatchError  (ValueError)    arrays that live in two places
+    │   ├── DeviceMismatchError  (ValueError)    arrays that live in two places
+    │   ├── DeviceFailedError                    the device failed while it computed
+    │   └── DeviceFullError      (MemoryError)   not even one column fits
     ├── FileFormatError          (ValueError)    a file is damaged, foreign or too new
     ├── CheckpointError          (ValueError)    a checkpoint belongs to another fit
     └── MissingPackageError      (ImportError)   an optional package is needed, and which extra brings it
 
     XpnetWarning                 (UserWarning)
     ├── DeviceFallbackWarning                    CUDA was asked for, the CPU is used
+    ├── DeviceMemoryWarning                      memory ran out, fewer columns are taken at once
     └── ScaleWarning                             features whose sizes slow training down
 
 Each also inherits from the built-in that people catch, so ``except ValueError`` does what it says.
@@ -69,6 +72,14 @@ class DeviceMismatchError(DeviceError, ValueError):
     """Arrays that should be together live in two namespaces or on two devices."""
 
 
+class DeviceFailedError(DeviceError):
+    """The device failed while it computed; the message has CUDA's own words."""
+
+
+class DeviceFullError(DeviceError, MemoryError):
+    """There is no room on the device for one column, with the network's parameters and gradient."""
+
+
 class FileFormatError(XpnetError, ValueError):
     """A file is damaged, is not xpnet's, or was written by a later version."""
 
@@ -87,6 +98,10 @@ class XpnetWarning(UserWarning):
 
 class DeviceFallbackWarning(XpnetWarning):
     """CUDA was asked for and cannot be used; the CPU is used instead."""
+
+
+class DeviceMemoryWarning(XpnetWarning):
+    """The device's memory ran out; fewer columns are taken at once, with the same mathematics."""
 
 
 class ScaleWarning(XpnetWarning):

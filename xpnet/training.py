@@ -7,7 +7,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -286,7 +286,8 @@ def fit(
             place, sizes, chosen, heads.HEADS[kind.head], columns=max(columns, m if held_out else 0), threads=threads
         ) as run,
     ):
-        given = prepared(source, labels, kind, place, dtype, scaling, weight).kept(gathered=columns < m)
+        given = prepared(source, labels, kind, place, dtype, scaling, weight)
+        given = given.kept(gathered=columns < m, spare=engine.peak(sizes, columns))
         valid = None
         if held_out is not None:
             valid = prepared(*held_out[:2], kind, place, dtype, scaling, held_out[2], name="validation Y")
@@ -607,14 +608,15 @@ class _Training:
         begun = time.perf_counter()
         rate = self.options.optimizer.rate(self.epoch)
         costs, columns = [], []
-        for batch in self.examples.batches(self.columns, seed=self.seed, epoch=self.epoch):
-            share = self.options.l2 * batch.columns / self.weight_sum
-            self.theta, self.memory, cost = self.engine.step(
-                self.options.optimizer, self.theta, self.memory, batch, rate=rate, l2=share
-            )
-            costs.append(cost)
-            columns.append(batch.columns)
-            self.steps += 1
+        with closing(self.examples.batches(self.columns, seed=self.seed, epoch=self.epoch)) as batches:
+            for batch in batches:
+                share = self.options.l2 * batch.columns / self.weight_sum
+                self.theta, self.memory, cost = self.engine.step(
+                    self.options.optimizer, self.theta, self.memory, batch, rate=rate, l2=share
+                )
+                costs.append(cost)
+                columns.append(batch.columns)
+                self.steps += 1
         # The one wait for the device's costs in an epoch.
         if len(costs) == 1:
             cost = float(costs[0])  # a full batch: nothing to average
@@ -682,6 +684,7 @@ class _Training:
                 "steps": self.steps,
                 "examples_per_second": self.epoch * self.examples.source.n_examples / seconds,
             }
+            timing |= data.moved(self.examples, self.validation)
         return self.make_network(
             layers=tuple(parameters.unflatten(self.best_theta if best else theta, self.sizes, xp=self.xp)),
             history={key: list(values) for key, values in self.history.items()},
