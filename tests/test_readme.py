@@ -39,10 +39,18 @@ def test_every_block_is_of_a_kind_that_is_run():
 
 
 def test_the_set_up_commands_are_those_of_continuous_integration():
-    install, run, test, _ = blocks("sh")
+    install, run, test, *_ = blocks("sh")
     assert install.startswith("pip install xpnet ")
     assert run.startswith(SET_UP + ". && .venv/bin/xpnet demo")
     assert test.strip() in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_containers_commands_name_targets_that_there_are():
+    *_, cpu, cuda, _ = blocks("sh")
+    dockerfile = (ROOT / "docker/Dockerfile").read_text(encoding="utf-8")
+    for block, name in ((cpu, "cpu"), (cuda, "cuda")):
+        assert f"--target {name} -t xpnet:{name} ." in block
+        assert re.search(rf"^FROM \S+ AS {name}$", dockerfile, re.MULTILINE)
 
 
 def test_the_benchmark_command_runs(tmp_path):
