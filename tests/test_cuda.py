@@ -7,15 +7,9 @@ run on one.
 
 import gc
 import math
-import os
-import re
-import subprocess
 import sys
-import textwrap
 import threading
 import types
-import warnings
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,19 +19,12 @@ import pytest
 from test_ring import SimulatedDevice
 
 import xpnet
-from xpnet import data, device, engine, equations, optimizers, parameters
-from xpnet.activations import ACTIVATIONS
-from xpnet.data import Batch, Piece
-from xpnet.device import HOST, Place
+from xpnet import data, device, engine, optimizers
+from xpnet.device import Place
 from xpnet.errors import (
     DeviceError,
-    DeviceFailedError,
-    DeviceFullError,
     DeviceMemoryWarning,
-    DeviceUnavailableError,
-    XpnetWarning,
 )
-from xpnet.heads import HEADS
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(7)
@@ -113,11 +100,11 @@ def dressed(monkeypatch):
     monkeypatch.setattr(Dressed, "free", 2**40)
     monkeypatch.setattr(Dressed, "released", 0)
     place = Dressed("dressed_numpy", "cpu", "cuda:0")
-    monkeypatch.setattr(device, "_probe", lambda index: None)
-    monkeypatch.setattr(device, "_cuda_place", lambda index: place)
+    monkeypatch.setattr(device, "_probe", lambda _: None)
+    monkeypatch.setattr(device, "_cuda_place", lambda _: place)
     with Simulated(device_room=2**24, pinned_room=2**24) as simulated:
         Dressed.simulated = simulated
-        monkeypatch.setattr(data, "CudaDevice", lambda place: simulated)
+        monkeypatch.setattr(data, "CudaDevice", lambda _: simulated)
         yield place
     gc.collect()  # of an exception that a test kept, whose traceback holds what was lent
     assert simulated.faults == []

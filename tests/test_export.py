@@ -161,6 +161,12 @@ def test_examples_of_other_dtypes_are_cast_as_the_network_casts_them(kind, tmp_p
     assert_same_bits(trained(), problem()[0].astype(kind), tmp_path)
 
 
+def test_a_network_of_any_namespace_is_written(backend, tmp_path):
+    X, Y = problem()
+    net = xpnet.fit(backend.asarray(X, "float32"), Y, hidden=4, epochs=1, batch_size="full", random_state=0)
+    assert same(in_process(net, tmp_path)["predict_proba"](X), net.to("cpu").predict_proba(X))
+
+
 # The text -------------------------------------------------------------------------------------------------------------
 
 
@@ -300,12 +306,19 @@ def _sigmoid(Z):
     return 2.0 * Z
 
 
+def _calls_scipys(Z):
+    return erf(Z)
+
+
 special = pytest.importorskip("scipy.special")
+erf = special.erf
 exec("def _unseen(Z):\n    return Z")
 
 UNWRITABLE = {
     "an array": (_needs_an_array, "it needs TABLE, a ndarray"),
     "another package": (_needs_scipy, "it needs scipy"),
+    "another package's function": (special.erf, "erf is not NumPy's"),
+    "one that calls it": (_calls_scipys, "erf is not NumPy's"),
     "a function without source": (globals()["_unseen"], "its source cannot be read"),
     "a partial function": (functools.partial(_helper, factor=2.0), "is no function written in Python"),
     "a vectorized one": (np.vectorize(math.erf), "is no function written in Python"),

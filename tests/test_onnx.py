@@ -121,6 +121,13 @@ def test_small_numbers_keep_their_digits(activation, dtype, tmp_path):
     np.testing.assert_allclose(A, net.predict_proba(np.full((3, 1), -1e-5)), rtol=2e-6 if dtype == "float32" else 1e-11)
 
 
+def test_a_network_of_any_namespace_is_written(backend, tmp_path):
+    X, Y = problem()
+    net = xpnet.fit(backend.asarray(X, "float32"), Y, hidden=4, epochs=1, batch_size="full", random_state=0)
+    assert net.device == backend.place.name
+    assert_same(output(net, X, tmp_path), net.to("cpu"), X)
+
+
 # The model ------------------------------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,7 @@ every_picture = pytest.mark.parametrize(("name", "task"), CASES)
 
 @pytest.fixture(autouse=True)
 def _closed():
+    plt.close("all")  # what other tests left open
     yield
     plt.close("all")
 
@@ -150,6 +151,13 @@ def test_pyplot_is_not_imported_for_axes_that_are_given():
 def test_importing_the_module_imports_no_matplotlib():
     code = "import sys, xpnet.plot; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_network_of_any_namespace_is_drawn(name, backend):
+    X, Y = problem()
+    net = xpnet.fit(backend.asarray(X, "float32"), Y, hidden=4, epochs=2, batch_size="full", random_state=0)
+    assert DRAWN[name](net, "binary", blank()).has_data()
 
 
 # The history ----------------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ class _Definitions:
         takes_xp = getattr(g, "func", None) is not activations._without_xp
         function = g if takes_xp else g.args[0]  # type: ignore[attr-defined]  # a partial that `xpnet.Activation` made
         try:
-            called = f"np.{function.__name__}" if isinstance(function, np.ufunc) else self.add(function)
+            called = f"np.{_of_numpy(function)}" if isinstance(function, np.ufunc) else self.add(function)
         except (_UnwritableError, OSError, SyntaxError) as error:
             why = str(error) if isinstance(error, _UnwritableError) else f"its source cannot be read ({error})"
             raise _not_alone(name, why) from error
@@ -205,9 +205,10 @@ class _Definitions:
         """Add what a function knows by this name."""
         if isinstance(value, types.ModuleType):
             self._import(name, value.__name__, f"import {value.__name__}")
-        elif isinstance(value, types.BuiltinFunctionType | np.ufunc):
-            module = "numpy" if isinstance(value, np.ufunc) else value.__module__
-            self._import(name, module, f"from {module} import {value.__name__}")
+        elif isinstance(value, np.ufunc):
+            self._import(name, "numpy", f"from numpy import {_of_numpy(value)}")
+        elif isinstance(value, types.BuiltinFunctionType):
+            self._import(name, value.__module__, f"from {value.__module__} import {value.__name__}")
         elif isinstance(value, bool | int | float | np.floating | np.integer) and math.isfinite(value):
             # A NumPy number makes float64 of float32 arrays, so it stays one.
             number = f"np.{value.dtype.name}({value.item()!r})" if isinstance(value, np.generic) else repr(value)
@@ -230,6 +231,14 @@ class _Definitions:
         if known != text or name in _NAMES:
             raise _UnwritableError(f"its {name} would meet another {name}; rename it")
         among[name] = text
+
+
+def _of_numpy(function: np.ufunc) -> str:
+    """Return the name of a function of NumPy's; other packages have functions of its type too."""
+    name: str = function.__name__
+    if getattr(np, name, None) is not function:
+        raise _UnwritableError(f"{name} is not NumPy's")
+    return name
 
 
 def _lambda(function: types.FunctionType) -> str:

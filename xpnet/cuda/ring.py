@@ -507,6 +507,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._ending = False
         # A daemon, for a ring that is never closed must not keep the interpreter from ending.
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="xpnet-ring", daemon=True)
         self._thread.start()
@@ -517,14 +518,17 @@ class _Worker:
 
     def wait(self) -> None:
         """Return when everything sent is done."""
-        if not sys.is_finalizing():  # when the interpreter ends, it has stopped the thread wherever that was
+        if self._ending:
+            self.end()
+        elif not sys.is_finalizing():  # when the interpreter ends, it has stopped the thread wherever that was
             over = threading.Lock()
             over.acquire()
             self._tasks.put(over.release)
             over.acquire()
 
     def end(self) -> None:
-        """Return when everything sent is done and the thread is over."""
+        """Return when everything sent is done and the thread is over; again and again, should that be broken off."""
+        self._ending = True
         if not sys.is_finalizing():
             self._tasks.put(None)
             self._thread.join()
