@@ -937,6 +937,7 @@ for ask in (
     try:
         ask()
     except Exception as error:
+        error = error if hasattr(error, "status") else error.__cause__  # `Place.active` says it in xpnet's words
         print(type(error).__name__, error.status)
 """
 
