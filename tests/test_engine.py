@@ -440,3 +440,15 @@ def test_a_process_held_to_one_core_counts_one():
         print(engine.cores())
     """
     assert run_python(code) == "1"
+
+
+@pytest.mark.parametrize("hidden", [6, (6, 300), (300, 40)])
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+@pytest.mark.parametrize("optimizer", ["gd", "momentum", "adam", "lbfgs"])
+def test_an_activation_that_cannot_be_recorded_trains_as_one_that_can(optimizer, penalty, hidden):
+    X, score = RNG.standard_normal((3, 90)), RNG.standard_normal(90)
+    options = {"hidden": hidden, "epochs": 3, "random_state": 0, "dtype": "float64", "l2": penalty}
+    options |= {"optimizer": optimizer} | ({} if optimizer == "lbfgs" else {"batch_size": 8})
+    own, named = (xpnet.fit(X, score, activation=chosen, **options) for chosen in (seeing([]), "tanh"))
+    for ours, theirs in zip(own.layers, named.layers, strict=True):
+        assert apart(ours.W, theirs.W) <= SUMS * np.finfo("float64").eps

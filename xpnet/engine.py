@@ -138,8 +138,7 @@ class Engine:
             return recorded.total, self._outward(recorded.summed())
 
         def of(part: Piece) -> tuple[Array, Array]:
-            layers = parameters.unflatten(theta, self.sizes, xp=self.xp)
-            cost, gradients = self.plain_gradient(layers, *part.taken(self.place))
+            cost, gradients = self.plain_gradient(self.layers(theta), *part.taken(self.place))
             return cost, parameters.flatten(gradients, xp=self.xp)
 
         if self.place.is_numpy:
