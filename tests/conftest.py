@@ -17,6 +17,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--soak``, which runs the long versions of what is short by default: all the kills, the whole minutes."""
+    parser.addoption("--soak", action="store_true", help="the long versions of tests, hours in all")
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether a test is to be run at its full length."""
+    return bool(request.config.getoption("--soak"))
+
+
 @dataclass(frozen=True)
 class Backend:
     """A namespace and a device, with a way to bring arrays there."""

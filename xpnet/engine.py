@@ -19,12 +19,13 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from xpnet import equations, parameters
 from xpnet.activations import Activation
 from xpnet.crew import Crew
 from xpnet.data import Batch, Piece
-from xpnet.device import Place, is_full
+from xpnet.device import Place, is_full, to_host
 from xpnet.errors import DeviceFullError, DeviceMemoryWarning
 from xpnet.heads import Head
 from xpnet.optimizers import Optimizer
@@ -97,6 +98,9 @@ class Engine:
         self._sums: list[Array] = []
         self._optimizer: Optimizer | None = None
         self._update: _Update | None = None
+        # The mean costs of the steps since they were last taken, as arrays that nobody has waited for, and the columns.
+        self._costs: list[Array] = []
+        self._columns: list[int] = []
         # Elsewhere than on NumPy: the columns that the device's memory has been enough for, once it was not, and why.
         self._room: int | None = None
         self._refused: tuple[int, str] | None = None
@@ -168,8 +172,8 @@ class Engine:
 
     def step(
         self, optimizer: Optimizer, theta: Array, memory: Any, batch: Batch, *, rate: float, l2: float
-    ) -> tuple[Array, Any, Array]:
-        """Take one step of the optimizer on a batch.
+    ) -> tuple[Array, Any]:
+        """Take one step of the optimizer on a batch; `take_costs` tells its cost.
 
         Parameters
         ----------
@@ -186,20 +190,35 @@ class Engine:
         -------
         theta, memory
             On NumPy, buffers that the next step writes over: see `kept`.
-        cost : () array
-            The mean cost over the batch's columns before the step, with the penalty.
         """
         if (update := self._updating(optimizer, theta, memory)) is not None:
             total, sums = self._sums_of(batch, l2, theta)
             theta, memory = update.run(theta, memory, sums, rate, 1.0 / batch.columns)
-            return theta, memory, total / batch.columns
-        step = partial(optimizer.update, theta, memory, partial(self._mean, batch, l2), learning_rate=rate, xp=self.xp)
-        if self.place.is_numpy:
-            return step()
-        # An update returns new arrays, so a step that ran out of memory can be taken anew.
-        while (found := self._tried(step, self._room or batch.columns)) is None:
-            pass
-        return found[0]
+            cost = total / batch.columns
+        else:
+            step = partial(
+                optimizer.update, theta, memory, partial(self._mean, batch, l2), learning_rate=rate, xp=self.xp
+            )
+            if self.place.is_numpy:
+                theta, memory, cost = step()
+            else:
+                # An update returns new arrays, so a step that ran out of memory can be taken anew.
+                while (found := self._tried(step, self._room or batch.columns)) is None:
+                    pass
+                theta, memory, cost = found[0]
+        self._costs.append(cost)
+        self._columns.append(batch.columns)
+        return theta, memory
+
+    def take_costs(self) -> tuple[npt.NDArray[np.float64], list[int]]:
+        """Return what each step since the last call met: its mean cost, with the penalty, and its columns.
+
+        This waits for the device, once for all of them.
+        """
+        costs, columns, self._costs, self._columns = self._costs, self._columns, [], []
+        if not costs:
+            return np.zeros(0), columns
+        return to_host(self.xp.stack(costs)).astype(np.float64), columns
 
     def _updating(self, optimizer: Optimizer, theta: Array, memory: Any) -> "_Update | None":
         """Return the optimizer's update as recorded; None where it is called plainly."""

@@ -607,21 +607,15 @@ class _Training:
     def _one_epoch(self) -> None:
         begun = time.perf_counter()
         rate = self.options.optimizer.rate(self.epoch)
-        costs, columns = [], []
         with closing(self.examples.batches(self.columns, seed=self.seed, epoch=self.epoch)) as batches:
             for batch in batches:
                 share = self.options.l2 * batch.columns / self.weight_sum
-                self.theta, self.memory, cost = self.engine.step(
+                self.theta, self.memory = self.engine.step(
                     self.options.optimizer, self.theta, self.memory, batch, rate=rate, l2=share
                 )
-                costs.append(cost)
-                columns.append(batch.columns)
                 self.steps += 1
-        # The one wait for the device's costs in an epoch.
-        if len(costs) == 1:
-            cost = float(costs[0])  # a full batch: nothing to average
-        else:
-            cost = float(np.average(devices.to_host(self.xp.stack(costs)).astype(np.float64), weights=columns))
+        costs, columns = self.engine.take_costs()  # the one wait for the device in an epoch
+        cost = float(costs[0] if len(costs) == 1 else np.average(costs, weights=columns))
         self._check_finite("cost", cost, rate)
         validation_cost = self._validation_cost()
         self._check_finite("validation cost", validation_cost, rate)
