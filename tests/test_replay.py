@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from xpnet import equations, initializers
 from xpnet.activations import ACTIVATIONS
 from xpnet.heads import HEADS
-from xpnet.replay import Recording, UnrecordableError, replay
+from xpnet.record import UnrecordableError
+from xpnet.replay import Recording, replay
 from xpnet.typing import Layer
 
 # Sums are put as products, whose order of adding differs: a few roundings of float64.

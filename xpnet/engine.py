@@ -29,7 +29,8 @@ from xpnet.device import Place, is_full, to_host
 from xpnet.errors import DeviceFullError, DeviceMemoryWarning
 from xpnet.heads import Head
 from xpnet.optimizers import Optimizer
-from xpnet.replay import Call, Recording, UnrecordableError, replay
+from xpnet.record import UnrecordableError
+from xpnet.replay import Call, Recording, replay
 from xpnet.typing import Array, Layer
 
 CACHE = 2**19

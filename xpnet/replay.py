@@ -1,9 +1,8 @@
 """Functions of NumPy arrays, recorded once and replayed into buffers that are kept.
 
-A function is called once with `Traced` arrays, which have a shape and a dtype and write down what is done with them.
-The record is then laid out: the same operation on the same arrays is done once, a result goes into a buffer whose
-former content is no longer needed, and replaying is one flat list of calls into NumPy. No array is made, and nothing
-that the function said is said a second time.
+A function is called once with arrays that write down what is done with them (`xpnet.record`). The record is then laid
+out: a result goes into a buffer whose former content is no longer needed, and replaying is one flat list of calls into
+NumPy. No array is made, and nothing that the function said is said a second time.
 
 Some of it is put in another way, because the same numbers come sooner:
 
@@ -20,8 +19,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from xpnet.record import Kind, Ref, Step, UnrecordableError, Vector, record
 
 LARGE = 2**14
 """Numbers from which an array is worth a pass less; below, it is calls that count."""
@@ -29,150 +28,32 @@ LARGE = 2**14
 TALL = 32
 """Rows from which an array of examples is laid out example after example, where that is asked for."""
 
-Vector = npt.NDArray[Any]
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function and what it takes, where its result goes included: ``out=`` costs a small call 0.2 of its 0.5 µs."""
-
-
-class UnrecordableError(Exception):
-    """The function does what a record cannot hold; it is to be called plainly instead."""
-
-
-class _Ref(NamedTuple):
-    """An earlier result, by its number."""
-
-    number: int
-
-
-class _Step(NamedTuple):
-    """One operation: a ufunc or a name, what it takes (`_Ref` or a number), its options, and what it makes."""
-
-    operation: Any
-    inputs: tuple[Any, ...]
-    options: tuple[Any, ...]
-    kind: "_Kind"
-
-
-class _Kind(NamedTuple):
-    """What is known of an array without computing it."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-class Traced(NDArrayOperatorsMixin):
-    """An array without numbers, that writes down what is done with it."""
-
-    def __init__(self, steps: "_Tape", number: int) -> None:
-        self._tape, self.number = steps, number
-        self.shape, self.dtype = steps.steps[number].kind
-
-    @property
-    def ndim(self) -> int:
-        """As an array's."""
-        return len(self.shape)
-
-    def __bool__(self) -> bool:
-        raise UnrecordableError
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> "Traced":
-        """Record an elementwise operation or a product; ``Z += b`` comes here too, and gives a new result."""
-        if method != "__call__" or options or ufunc.nout != 1:
-            raise UnrecordableError
-        return self._tape.record(ufunc, inputs, (), _kind_of(ufunc, inputs))
-
-    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> "Traced":
-        """Record one of the few other functions that the equations use."""
-        if function not in _RECORDED:
-            raise UnrecordableError
-        name, kept = _RECORDED[function]
-        extra = tuple(options.get(key) for key in kept)
-        arrays = args if name != "astype" else args[:1]
-        extra = extra if name != "astype" else (np.dtype(args[1]),)
-        made = np.asarray(function(*map(_blank, args), **options))
-        return self._tape.record(name, arrays, extra, _Kind(made.shape, made.dtype))
-
-
-def _kind_of(ufunc: Any, inputs: Sequence[Any]) -> _Kind:
-    """Return what a ufunc makes of these, without computing it."""
-    shapes = [value.shape if isinstance(value, Traced) else () for value in inputs]
-    kinds = [value.dtype if isinstance(value, Traced) else type(_number(value)) for value in inputs]
-    dtype = ufunc.resolve_dtypes((*kinds, None))[-1]
-    if ufunc is not np.matmul:
-        if ufunc.signature is not None:
-            raise UnrecordableError
-        return _Kind(np.broadcast_shapes(*shapes), dtype)
-    left, right = shapes
-    if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
-        raise UnrecordableError
-    return _Kind((left[0], right[1]), dtype)
-
-
-_RECORDED: dict[Any, tuple[str, tuple[str, ...]]] = {
-    np.sum: ("sum", ("axis", "keepdims")),
-    np.max: ("max", ("axis", "keepdims")),
-    np.where: ("where", ()),
-    np.astype: ("astype", ()),
-    np.ones_like: ("ones_like", ()),
-    np.matrix_transpose: ("transpose", ()),
-}
-
-
-def _blank(value: Any) -> Any:
-    """Return an array like a traced one, which takes no memory."""
-    return np.broadcast_to(np.zeros((), value.dtype), value.shape) if isinstance(value, Traced) else value
-
-
-class _Tape:
-    """What was recorded so far."""
-
-    def __init__(self) -> None:
-        self.steps: list[_Step] = []
-        self._known: dict[Any, int] = {}
-
-    def leaf(self, argument: Vector) -> Traced:
-        """Return an argument of the recorded function."""
-        self.steps.append(_Step("leaf", (), (), _Kind(argument.shape, argument.dtype)))
-        return Traced(self, len(self.steps) - 1)
-
-    def record(self, operation: Any, inputs: Sequence[Any], options: tuple[Any, ...], kind: _Kind) -> Traced:
-        """Return the result of an operation, an earlier one when it is the same."""
-        given = tuple(_Ref(value.number) if isinstance(value, Traced) else _number(value) for value in inputs)
-        key = (operation, given, options)
-        if key not in self._known:
-            self._known[key] = len(self.steps)
-            self.steps.append(_Step(operation, given, options, kind))
-        return Traced(self, self._known[key])
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UnrecordableError
-    return value
 
 
 class _Apart(NamedTuple):
     """An array ``a r ∘ D`` that is not made: a, then D and rᵀ, or ``D ∘ r`` and None."""
 
-    column: _Ref
-    inner: _Ref
-    turned: _Ref | None
+    column: Ref
+    inner: Ref
+    turned: Ref | None
 
 
 class _Rewriting:
     """Steps with every ``(a r ∘ D) B`` and ``W X + b`` put as the module's docstring says."""
 
-    def __init__(self, steps: Sequence[_Step], results: Sequence[int]) -> None:
+    def __init__(self, steps: Sequence[Step], results: Sequence[int]) -> None:
         self.steps, self.results = steps, results
         self.users: dict[int, list[int]] = {}
         for n, step in enumerate(steps):
             for value in step.inputs:
-                if isinstance(value, _Ref):
+                if isinstance(value, Ref):
                     self.users.setdefault(value.number, []).append(n)
-        self.new: list[_Step] = []
-        self.where: dict[int, _Ref] = {}
+        self.new: list[Step] = []
+        self.where: dict[int, Ref] = {}
 
-    def done(self) -> tuple[list[_Step], list[int]]:
+    def done(self) -> tuple[list[Step], list[int]]:
         """Return the steps and the numbers of the results among them."""
         found = {n: outer for n in range(len(self.steps)) if (outer := self._outer(n)) is not None}
         biased = {n: product for n in range(len(self.steps)) if (product := self._biased(n)) is not None}
@@ -182,7 +63,7 @@ class _Rewriting:
                 apart[n] = self._take_apart(n, found[n])
             elif n in biased:
                 self.where[n] = self._with_bias(step, self.steps[biased[n]])
-            elif step.inputs and isinstance(step.inputs[0], _Ref) and step.inputs[0].number in apart:
+            elif step.inputs and isinstance(step.inputs[0], Ref) and step.inputs[0].number in apart:
                 self.where[n] = self._put_late(step, apart[step.inputs[0].number])
             elif n not in found.values() and n not in biased.values():
                 self.where[n] = self._add(step.operation, self._moved(step.inputs), step.options, step.kind)
@@ -195,7 +76,7 @@ class _Rewriting:
             return None
         if n not in self.users or not all(self._scales(user, n) for user in self.users[n]):
             return None
-        if not all(isinstance(value, _Ref) and self._shape(value) == step.kind.shape for value in step.inputs):
+        if not all(isinstance(value, Ref) and self._shape(value) == step.kind.shape for value in step.inputs):
             return None
         for number in (value.number for value in step.inputs):
             made = self.steps[number]
@@ -208,21 +89,21 @@ class _Rewriting:
         """Return whether a scale of the rows of n is a scale of the rows of what `user` makes of it."""
         step = self.steps[user]
         if step.operation is np.matmul:
-            return bool(step.inputs[0] == _Ref(n) and step.inputs[1] != _Ref(n))
+            return bool(step.inputs[0] == Ref(n) and step.inputs[1] != Ref(n))
         return step.operation == "sum" and step.options == (-1, True)
 
     def _take_apart(self, n: int, outer: int) -> "_Apart":
         """Return the parts of step n, ``a r ∘ D``."""
         step = self.steps[n]
         column, row = self._moved(self.steps[outer].inputs)
-        (inner,) = self._moved([value for value in step.inputs if value != _Ref(outer)])
+        (inner,) = self._moved([value for value in step.inputs if value != Ref(outer)])
         others = [self.steps[user].inputs[1] for user in self.users[n] if self.steps[user].operation is np.matmul]
         if all(math.prod(self._shape(other)) < math.prod(step.kind.shape) for other in others):
-            turned = self._add("transpose", (row,), (), _Kind((step.kind.shape[1], 1), step.kind.dtype))
+            turned = self._add("transpose", (row,), (), Kind((step.kind.shape[1], 1), step.kind.dtype))
             return _Apart(column, inner, turned)
         return _Apart(column, self._add(np.multiply, (inner, row), (), step.kind), None)
 
-    def _put_late(self, step: _Step, apart: "_Apart") -> _Ref:
+    def _put_late(self, step: Step, apart: "_Apart") -> Ref:
         """Add what a step makes of ``a r ∘ D``, the column a last."""
         column, inner, turned = apart
         if step.operation is np.matmul:
@@ -239,7 +120,7 @@ class _Rewriting:
     def _biased(self, n: int) -> int | None:
         """Return the product that step n adds a bias to, when it pays to make both one."""
         step = self.steps[n]
-        if step.operation is not np.add or not all(isinstance(value, _Ref) for value in step.inputs):
+        if step.operation is not np.add or not all(isinstance(value, Ref) for value in step.inputs):
             return None
         product, bias = (value.number for value in step.inputs)
         made, shape = self.steps[product], step.kind.shape
@@ -249,23 +130,23 @@ class _Rewriting:
         given = all(self.steps[value.number].operation == "leaf" for value in (*made.inputs, step.inputs[1]))
         return product if given and 4 * self._shape(made.inputs[0])[1] <= min(shape) else None
 
-    def _with_bias(self, step: _Step, product: _Step) -> _Ref:
+    def _with_bias(self, step: Step, product: Step) -> Ref:
         W, X, b = self._moved((*product.inputs, step.inputs[1]))
         rows, features = self._shape(product.inputs[0])
         dtype, columns = step.kind.dtype, step.kind.shape[1]
-        weights = self._add("join", (W, b), (-1,), _Kind((rows, features + 1), dtype))
-        examples = self._add("join", (X, 1.0), (-2,), _Kind((features + 1, columns), dtype))
+        weights = self._add("join", (W, b), (-1,), Kind((rows, features + 1), dtype))
+        examples = self._add("join", (X, 1.0), (-2,), Kind((features + 1, columns), dtype))
         return self._add(np.matmul, (weights, examples), (), step.kind)
 
-    def _shape(self, value: _Ref) -> tuple[int, ...]:
+    def _shape(self, value: Ref) -> tuple[int, ...]:
         return tuple(self.steps[value.number].kind.shape)
 
     def _moved(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(self.where[value.number] if isinstance(value, _Ref) else value for value in inputs)
+        return tuple(self.where[value.number] if isinstance(value, Ref) else value for value in inputs)
 
-    def _add(self, operation: Any, inputs: Sequence[Any], options: tuple[Any, ...], kind: Any) -> _Ref:
-        self.new.append(_Step(operation, tuple(inputs), options, kind))
-        return _Ref(len(self.new) - 1)
+    def _add(self, operation: Any, inputs: Sequence[Any], options: tuple[Any, ...], kind: Any) -> Ref:
+        self.new.append(Step(operation, tuple(inputs), options, kind))
+        return Ref(len(self.new) - 1)
 
 
 class Recording:
@@ -299,13 +180,8 @@ class Recording:
         *,
         turned: int | None = None,
     ) -> None:
-        tape = _Tape()
-        leaves = [None if argument is None else tape.leaf(argument) for argument in arguments]
-        returned = function(*leaves)
-        if not all(isinstance(value, Traced) for value in returned):
-            raise UnrecordableError
-        self._leaves = [None if leaf is None else leaf.number for leaf in leaves]
-        self._steps, self._results = _Rewriting(tape.steps, [value.number for value in returned]).done()
+        steps, self._leaves, returned = record(function, arguments)
+        self._steps, self._results = _Rewriting(steps, returned).done()
         self._turned = turned
         if len(set(self._results)) != len(results) or any(self._is_view(number) for number in self._results):
             raise UnrecordableError
@@ -333,7 +209,7 @@ class Recording:
         one_row = step.operation == "sum" and step.options[0] == -2 and step.kind.shape == self._shape(step.inputs[0])
         return step.operation in ("leaf", "transpose") or one_row
 
-    def _shape(self, ref: _Ref) -> tuple[int, ...]:
+    def _shape(self, ref: Ref) -> tuple[int, ...]:
         return self._steps[ref.number].kind.shape
 
     def _owner(self, number: int) -> int:
@@ -342,8 +218,8 @@ class Recording:
             number = self._steps[number].inputs[0].number
         return number
 
-    def _taken(self, step: _Step) -> set[int]:
-        return {self._owner(value.number) for value in step.inputs if isinstance(value, _Ref)}
+    def _taken(self, step: Step) -> set[int]:
+        return {self._owner(value.number) for value in step.inputs if isinstance(value, Ref)}
 
     def _lay_out(self) -> None:
         """Give every result a buffer: its own destination, a dying argument's, a free one, or a new one."""
@@ -353,7 +229,7 @@ class Recording:
                 continue
             dying = [owner for owner in self._taken(step) if self._last[owner] == n and self._is_free(owner)]
             if n not in self._results:
-                kind = _Kind(*step.kind)
+                kind = Kind(*step.kind)
                 reused = next((owner for owner in dying if self._may_overwrite(step, owner)), None)
                 if reused is not None:
                     dying.remove(reused)
@@ -363,9 +239,9 @@ class Recording:
                     self._place[n] = pool.pop() if pool else self._empty(step)
             for owner in dying:
                 buffer = self._place[owner]
-                free.setdefault(_Kind(buffer.shape, buffer.dtype), []).append(buffer)
+                free.setdefault(Kind(buffer.shape, buffer.dtype), []).append(buffer)
 
-    def _empty(self, step: _Step) -> Vector:
+    def _empty(self, step: Step) -> Vector:
         shape, dtype = step.kind.shape, step.kind.dtype
         turned = len(shape) == 2 and shape[1] == self._turned and (shape[0] >= TALL or step.operation == "join")
         return np.empty(shape, dtype, order="F" if turned else "C")
@@ -373,13 +249,13 @@ class Recording:
     def _is_free(self, owner: int) -> bool:
         return self._steps[owner].operation != "leaf" and owner not in self._results
 
-    def _may_overwrite(self, step: _Step, owner: int) -> bool:
+    def _may_overwrite(self, step: Step, owner: int) -> bool:
         """Return whether the step may write over this argument while reading it: elementwise, in the same places."""
         if step.operation is np.matmul or not isinstance(step.operation, np.ufunc):
             return False
         buffer = self._place[owner]
         same = buffer.shape == step.kind.shape and buffer.dtype == step.kind.dtype
-        turned = any(isinstance(v, _Ref) and v.number != owner and self._owner(v.number) == owner for v in step.inputs)
+        turned = any(isinstance(v, Ref) and v.number != owner and self._owner(v.number) == owner for v in step.inputs)
         return same and not turned
 
     def bind(self, arguments: Sequence[Vector | None], results: Sequence[Vector]) -> list[Call]:
@@ -401,7 +277,7 @@ class Recording:
         return calls
 
     def _array(self, value: Any, like: np.dtype[Any], bound: dict[int, Any]) -> Vector:
-        if not isinstance(value, _Ref):
+        if not isinstance(value, Ref):
             return np.asarray(value, dtype=like)
         if value.number in bound:
             return np.asarray(bound[value.number])
@@ -409,8 +285,8 @@ class Recording:
         inner = self._array(step.inputs[0], like, bound)
         return np.matrix_transpose(inner) if step.operation == "transpose" else inner
 
-    def _calls(self, step: _Step, out: Vector, bound: dict[int, Any]) -> list[Call]:
-        floats = [self._steps[v.number].kind.dtype for v in step.inputs if isinstance(v, _Ref)]
+    def _calls(self, step: Step, out: Vector, bound: dict[int, Any]) -> list[Call]:
+        floats = [self._steps[v.number].kind.dtype for v in step.inputs if isinstance(v, Ref)]
         like = next((dtype for dtype in floats if dtype.kind == "f"), out.dtype)
         given = [self._array(value, like, bound) for value in step.inputs]
         if isinstance(step.operation, np.ufunc):
