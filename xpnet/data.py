@@ -56,12 +56,15 @@ class Piece(NamedTuple):
     weight : (k, 1) float array or None
     numbers : (b,) int64 array or None
         Which of the k examples are meant, in order; None is all of them.
+    lent : bool
+        Whether the arrays will hold other examples when this piece is done with.
     """
 
     rows: Array
     Y: Array
     weight: Array | None = None
     numbers: Array | None = None
+    lent: bool = False
 
     @property
     def columns(self) -> int:
@@ -72,7 +75,8 @@ class Piece(NamedTuple):
         """Return the piece of those columns alone."""
         if self.numbers is not None:
             return self._replace(numbers=self.numbers[span])
-        return Piece(*(None if array is None else array[span, ...] for array in self[:3]))
+        rows, Y, weight = (None if array is None else array[span, ...] for array in self[:3])
+        return Piece(rows, Y, weight)
 
     def taken(self, place: Place) -> tuple[Array, Array, Array | None]:
         """Return the columns' ``X (n_x, b)``, ``Y (n_y, b)`` and ``weight (1, b)``, ready for the equations."""
@@ -427,7 +431,7 @@ class Examples:
         """
         if not self.place.is_cuda:
             return self._whole(gathered=gathered) if self.source.in_memory else self._there()
-        if self._fits(spare) and (whole := self._whole_or_none(gathered=gathered)) is not None:
+        if self._fits(spare, gathered=gathered) and (whole := self._whole_or_none(gathered=gathered)) is not None:
             return whole
         if self.source.place.name == self.place.name:
             return self._there()  # X is in that memory already, in another form
@@ -436,17 +440,21 @@ class Examples:
         host = host._whole(gathered=gathered) if self.source.in_memory else host
         return replace(host, place=self.place, rows=None, feed=Feed(host, self.place))
 
-    def _fits(self, spare: int) -> bool:
+    def _fits(self, spare: int, *, gathered: bool) -> bool:
         """Return whether `place` has room for X whole, by estimate."""
         room, item = self.place.room(), np.dtype(self.dtype).itemsize
         it = self.source
-        if room is None or (it.place == self.place and self.scaling is None):
+        if room is None or (it.place == self.place and self.scaling is None and not (gathered and self._is_turned())):
             return True
-        numbers = it.n_examples * it.n_features
-        if self.scaling is not None or not it.in_memory:
-            numbers *= 2  # the parts, and the whole that they are joined to
         limit = RESIDENT * room
-        return item * numbers + min(item * spare, limit / 2) <= limit
+        return item * it.n_examples * it.n_features + min(item * spare, limit / 2) <= limit
+
+    def _is_turned(self) -> bool:
+        """Return whether X is in memory, but an example's numbers do not lie together there."""
+        if not self.source.in_memory:
+            return False
+        flags = getattr(self.source.read(0, self.source.n_examples), "flags", None)
+        return flags is not None and not flags.c_contiguous
 
     def _there(self) -> "Examples":
         """Return these examples with Y and weights at `place`."""
@@ -466,16 +474,29 @@ class Examples:
 
     def _whole(self, *, gathered: bool) -> "Examples":
         """Return these examples with X at `place` whole."""
-        if self.scaling is None and self.source.in_memory:
+        if (
+            self.scaling is None
+            and self.source.in_memory
+            and not (gathered and self.place.is_cuda and self._is_turned())
+        ):
             rows = convert(self.source.read(0, self.source.n_examples), None, self.place, self.dtype)
             if gathered and self.place.is_numpy:
                 rows = np.ascontiguousarray(rows)
             for start, stop in self.source.blocks():
                 self.source.check_finite(rows[start:stop, :], start, self.dtype, xp=self.place.xp)
         else:
-            rows = self.place.xp.concat([self.converted(*block) for block in self.source.blocks()])
-            rows = np.ascontiguousarray(rows) if self.place.is_numpy else rows
+            rows = self._assembled()
         return replace(self._there(), rows=rows)
+
+    def _assembled(self) -> Array:
+        """Return all rows at `place`, converted block by block; row after row where arrays can be written to."""
+        xp, it = self.place.xp, self.source
+        if not self.place.is_numpy and not self.place.is_cuda:
+            return xp.concat([self.converted(*block) for block in it.blocks()])
+        rows = xp.empty((it.n_examples, it.n_features), dtype=getattr(xp, self.dtype))
+        for start, stop in it.blocks():
+            rows[start:stop, :] = self.converted(start, stop)
+        return rows
 
     def converted(self, start: int, stop: int) -> Array:
         """Return these examples' rows, ``(stop - start, n_x)``, at `place`, checked and standardized."""
@@ -658,7 +679,8 @@ class _Split:
 def _through(ring: Ring, pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Yield the host's pieces on the device, in smaller pieces where they have more columns than a slot."""
     for lent in ring.through(_fillings(pieces, ring.columns)):
-        yield Piece(*lent)
+        rows, Y, *weight = lent
+        yield Piece(rows, Y, weight[0] if weight else None, lent=True)
 
 
 def _fillings(pieces: Iterable[Piece], columns: int) -> Iterator[Filling]:

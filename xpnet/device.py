@@ -9,8 +9,9 @@ import functools
 import importlib
 import os
 import re
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,6 +157,19 @@ class Place:
         return self._cuda_active() if self.is_cuda else nullcontext()
 
     @contextmanager
+    def multiplying(self, *, tf32: bool) -> Iterator[None]:
+        """Have CuPy round the factors of float32 products to TF32's 11 bits, or not, for the duration of a ``with``.
+
+        CuPy's setting, also that of ``CUPY_TF32`` in the environment, is the process's: of several that overlap, the
+        first has its way.
+        """
+        if not self.is_cuda:
+            yield
+            return
+        with _TF32.held(tf32):
+            yield
+
+    @contextmanager
     def _cuda_active(self) -> Iterator[None]:
         _start_cuda()
         if (problem := _forked()) is not None:
@@ -164,7 +178,7 @@ class Place:
             with self.xp.cuda.Device(self.device.id):
                 yield
         except Exception as error:
-            if not _is_cudas(error) or is_full(error):
+            if not has_failed(error):
                 raise
             raise DeviceFailedError(
                 f"{self} must work until the end; CUDA failed ({_reason(error)}). What was computed there is lost. "
@@ -174,6 +188,49 @@ class Place:
 
 HOST = Place(_NUMPY, "cpu", "cpu")
 """NumPy on the CPU."""
+
+
+class Setting:
+    """A setting of the whole process, for all who need it at the same time.
+
+    The first to come sets it and the last to go puts back what was there, whichever threads they are in.
+
+    Parameters
+    ----------
+    change : callable
+        ``change(value)`` sets it, and returns what puts it back.
+    """
+
+    def __init__(self, change: Callable[[Any], Callable[[], object]]) -> None:
+        self._change, self._lock, self._users = change, threading.Lock(), 0
+        self._put_back: Callable[[], object] | None = None
+
+    @contextmanager
+    def held(self, value: Any) -> Iterator[None]:
+        """Hold the setting at a value, or at the one that somebody holds it at already."""
+        with self._lock:
+            if self._put_back is None:
+                self._put_back = self._change(value)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0 and self._put_back is not None:
+                    put_back, self._put_back = self._put_back, None
+                    put_back()
+
+
+def _let_round(tf32: bool) -> Callable[[], object]:
+    core, types = (importlib.import_module(name) for name in ("cupy._core", "cupy._core._routines_linalg"))
+    before = core.get_compute_type(np.float32)
+    core.set_compute_type(np.float32, types.COMPUTE_TYPE_TF32 if tf32 else types.COMPUTE_TYPE_DEFAULT)
+    return functools.partial(core.set_compute_type, np.float32, before)
+
+
+_TF32 = Setting(_let_round)
+"""Whether CuPy's float32 products may round to TF32."""
 
 
 def place_of(array: Array) -> Place:
@@ -235,6 +292,11 @@ def resolve(device: str | None, array: Array = None) -> Place:
 def is_full(error: BaseException) -> bool:
     """Return whether an exception says that there is no memory left, which work on fewer columns may need less of."""
     return isinstance(error, MemoryError) or (_is_cudas(error) and str(error).startswith(_NO_ROOM))
+
+
+def has_failed(error: BaseException) -> bool:
+    """Return whether an exception says that CUDA failed, for another reason than a lack of memory."""
+    return _is_cudas(error) and not is_full(error)
 
 
 def to_host(array: Array) -> npt.NDArray[Any]:

@@ -3,14 +3,13 @@
 The gradient is a sum over columns, so the columns may be split anywhere. On NumPy they are cut into blocks whose
 temporaries stay in a core's cache, shared out over threads with BLAS held to one thread each; the equations are
 recorded once for a block's shape and replayed into the same buffers (`xpnet.replay`), so that a step makes no arrays.
-Other namespaces get the columns whole and the equations as they stand; when a device's memory runs out, they get half
-as many at a time, as often as it takes.
+On a GPU the record becomes a few launches into buffers that stay there (`xpnet.cuda`). Other namespaces get the columns
+whole and the equations as they stand; when a device's memory runs out, half as many at a time, as often as it takes.
 """
 
 import gc
 import operator
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -24,9 +23,10 @@ import numpy.typing as npt
 from xpnet import equations, parameters
 from xpnet.activations import Activation
 from xpnet.crew import Crew
+from xpnet.cuda import CudaLauncher, Inputs, Steps
 from xpnet.data import Batch, Piece
-from xpnet.device import Place, is_full, to_host
-from xpnet.errors import DeviceFullError, DeviceMemoryWarning
+from xpnet.device import HOST, Place, Setting, has_failed, is_full, to_host
+from xpnet.errors import DeviceFullError, DeviceMemoryWarning, DeviceSpeedWarning
 from xpnet.heads import Head
 from xpnet.optimizers import Optimizer
 from xpnet.record import UnrecordableError
@@ -79,6 +79,8 @@ class Engine:
         The network's functions.
     crew : Crew or None
         Who does blocks of columns at the same time, when it pays.
+    tf32 : bool
+        Whether a GPU may round the factors of float32 products.
     """
 
     def __init__(
@@ -88,6 +90,8 @@ class Engine:
         activation: Activation,
         head: Head,
         crew: Crew | None = None,
+        *,
+        tf32: bool = False,
     ) -> None:
         self.place, self.sizes, self.activation, self.head = place, sizes, activation, head
         self.crew, self.threads, self.xp = crew, 1 if crew is None else crew.size, place.xp
@@ -102,6 +106,9 @@ class Engine:
         # The mean costs of the steps since they were last taken, as arrays that nobody has waited for, and the columns.
         self._costs: list[Array] = []
         self._columns: list[int] = []
+        # On a GPU: the steps as launches, while they can be that.
+        self._steps: Steps | None = None
+        self._launches, self._tf32 = place.is_cuda, tf32
         # Elsewhere than on NumPy: the columns that the device's memory has been enough for, once it was not, and why.
         self._room: int | None = None
         self._refused: tuple[int, str] | None = None
@@ -190,8 +197,11 @@ class Engine:
         Returns
         -------
         theta, memory
-            On NumPy, buffers that the next step writes over: see `kept`.
+            On NumPy and on a GPU, buffers that the next step writes over: see `kept`.
         """
+        self._columns.append(batch.columns)
+        if (launched := self._launched(optimizer, theta, memory, batch, rate=rate, l2=l2)) is not None:
+            return launched
         if (update := self._updating(optimizer, theta, memory)) is not None:
             total, sums = self._sums_of(batch, l2, theta)
             theta, memory = update.run(theta, memory, sums, rate, 1.0 / batch.columns)
@@ -208,8 +218,66 @@ class Engine:
                     pass
                 theta, memory, cost = found[0]
         self._costs.append(cost)
-        self._columns.append(batch.columns)
         return theta, memory
+
+    def _launched(
+        self, optimizer: Optimizer, theta: Array, memory: Any, batch: Batch, *, rate: float, l2: float
+    ) -> tuple[Array, Any] | None:
+        """Return what a step gives that is recorded as launches on a GPU; None where it is called plainly."""
+        if not self._launches or optimizer.full_batch:
+            return None
+        if self._room is not None or not isinstance(batch.pieces, list) or len(batch.pieces) != 1:
+            self._unlaunched()
+            return None
+        try:
+            if self._steps is None or optimizer is not self._optimizer:
+                self._unlaunched()
+                launcher = CudaLauncher(self.place, tf32=self._tf32)
+                update = partial(_launched_update, optimizer, type(memory))
+                self._optimizer = optimizer
+                self._steps = Steps(launcher, self.sizes, self._of_rows, update, theta, memory)
+            return self._steps.step(theta, memory, Inputs(*batch.pieces[0]), rate=rate, l2=l2)
+        except UnrecordableError:
+            pass
+        except Exception as error:
+            if has_failed(error):
+                raise
+            if not is_full(error):  # a user's own functions may do anything
+                warnings.warn(
+                    f"Steps on {self.place} are kernels made of what the equations and the optimizer do; these cannot "
+                    f"be ({type(error).__name__}: {error}), and are called one operation at a time, which is slower. "
+                    "An activation or optimizer of your own should do nothing but arithmetic.",
+                    DeviceSpeedWarning,
+                    stacklevel=2,
+                )
+        self._launches = False
+        self._unlaunched()
+        self.place.release()
+        return None
+
+    def _unlaunched(self) -> None:
+        """Launch the steps that wait, and go on without launches."""
+        if self._steps is not None:
+            self._costs += [costs[n] for costs in self._steps.take_costs() for n in range(costs.shape[0])]
+            self._steps = None
+
+    def _of_rows(self, l2: float) -> Callable[..., list[Array]]:
+        """Return the function that is recorded for a GPU: of rows of examples, with a penalty of ``l2/2 Σ‖W‖²``."""
+
+        def function(rows: Array, Y: Array, weight: Array | None, *leaves: Array) -> list[Array]:
+            return self.recordable(*Piece(rows, Y, weight).taken(HOST), *leaves, l2=l2)
+
+        return function
+
+    def recordable(self, X: Array, Y: Array, weight: Array | None, *leaves: Array, l2: float = 0.0) -> list[Array]:
+        """Return the summed cost and its gradient by W1, b1 … of arrays that write down what is done with them."""
+        layers = [Layer(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True)]
+        cost, gradients = equations.gradient(
+            layers, X, Y, activation=self.activation, head=self.head, sample_weight=weight, xp=np
+        )
+        if l2:
+            cost, gradients = equations.penalized(cost, gradients, layers, l2=l2, xp=np)
+        return [cost, *(array for layer in gradients for array in layer)]
 
     def take_costs(self) -> tuple[npt.NDArray[np.float64], list[int]]:
         """Return what each step since the last call met: its mean cost, with the penalty, and its columns.
@@ -217,9 +285,12 @@ class Engine:
         This waits for the device, once for all of them.
         """
         costs, columns, self._costs, self._columns = self._costs, self._columns, [], []
-        if not costs:
+        together = [] if self._steps is None else self._steps.take_costs()
+        if costs:
+            together.insert(0, self.xp.stack(costs))
+        if not together:
             return np.zeros(0), columns
-        return to_host(self.xp.stack(costs)).astype(np.float64), columns
+        return to_host(together[0] if len(together) == 1 else self.xp.concat(together)).astype(np.float64), columns
 
     def _updating(self, optimizer: Optimizer, theta: Array, memory: Any) -> "_Update | None":
         """Return the optimizer's update as recorded; None where it is called plainly."""
@@ -281,6 +352,10 @@ class Engine:
 
     def kept(self, value: Any) -> Any:
         """Return a copy of parameters or of an optimizer's state that later steps leave as it is."""
+        if self._steps is not None and (value is self._steps.theta or value is self._steps.memory):
+            self._steps.flush()
+            copied = partial(self.xp.asarray, copy=True)
+            return type(value)(*map(copied, value)) if isinstance(value, tuple) else copied(value)
         if not self.place.is_numpy:
             return value  # made anew by each step
         if not isinstance(value, tuple):
@@ -480,13 +555,8 @@ class _Share:
             if width not in self.recordings:
                 arguments = [*piece.cut(span).taken(self.engine.place), *self.leaves]
                 turned = width if order == "F" else None
-                self.recordings[width] = Recording(self._function, arguments, self.results, turned=turned)
+                self.recordings[width] = Recording(self.engine.recordable, arguments, self.results, turned=turned)
         self.calls: list[list[Call]] = []
-
-    def _function(self, X: Array, Y: Array, weight: Array | None, *leaves: Array) -> list[Array]:
-        layers = [Layer(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True)]
-        cost, gradients = self.engine.plain_gradient(layers, X, Y, weight)
-        return [cost, *(array for layer in gradients for array in layer)]
 
     def run(self, piece: Piece) -> None:
         """Sum the cost and gradient over this share's columns of `piece`."""
@@ -519,7 +589,7 @@ class _Share:
             else:
                 made = [None if a is None else np.empty((width, a.shape[1]), a.dtype) for a in piece[:3]]
                 self.buffers[width] = made
-                calls = known[width] = self._calls(width, Piece(*made))
+                calls = known[width] = self._calls(width, Piece(made[0], made[1], made[2]))
             self.calls.append(calls)
 
     def _calls(self, width: int, piece: Piece) -> list[Call]:
@@ -555,7 +625,8 @@ class _Update:
                 arguments, results = self._arrays(chunk, sums)
                 width = arguments[0].size
                 if width not in recordings:
-                    recordings[width] = Recording(partial(self._function, count), arguments, results)
+                    function = partial(recordable_update, self.optimizer, type(self.memory), count)
+                    recordings[width] = Recording(function, arguments, results)
                 calls += recordings[width].bind(arguments, results)
             self.calls[count].append(calls)
 
@@ -564,16 +635,6 @@ class _Update:
         results = [part if new is None else new for part, new in zip(own, self.scalars, strict=True)]
         theta = self.theta[span]
         return [theta, self.rate, self.scale, *(vector[span] for vector in sums), *own], [theta, *results]
-
-    def _function(self, count: int, theta: Array, rate: Array, scale: Array, *arrays: Array) -> list[Array]:
-        def evaluate(at: Array) -> tuple[Array, Array]:
-            if at is not theta:
-                raise UnrecordableError
-            return scale, reduce(operator.add, arrays[:count]) * scale
-
-        memory = type(self.memory)(*arrays[count:])
-        theta, memory, _ = self.optimizer.update(theta, memory, evaluate, learning_rate=rate, xp=np)
-        return [theta, *memory]
 
     def run(self, theta: Array, memory: Any, sums: list[Array], rate: float, scale: float) -> tuple[Array, Any]:
         """Take the step in place, and return the parameters and the state."""
@@ -595,6 +656,33 @@ class _Update:
         return self.theta, self.memory
 
 
+_COST = object()
+"""A cost that is not known when an update is recorded: to be handed on, and refused in arithmetic."""
+
+
+def recordable_update(
+    optimizer: Optimizer, kind: Any, count: int, theta: Array, rate: Array, scale: Any, *arrays: Array
+) -> list[Array]:
+    """Return the new parameters and state of arrays that write down what is done with them.
+
+    `arrays` are `count` vectors that add up to the summed gradient, and the state, of that kind; `scale` makes a mean.
+    """
+
+    def evaluate(at: Array) -> tuple[Array, Array]:
+        if at is not theta:
+            raise UnrecordableError
+        return _COST, reduce(operator.add, arrays[:count]) * scale
+
+    theta, memory, _ = optimizer.update(theta, kind(*arrays[count:]), evaluate, learning_rate=rate, xp=np)
+    return [theta, *memory]
+
+
+def _launched_update(
+    optimizer: Optimizer, kind: Any, scale: float, theta: Array, rate: Array, gradient: Array, *memory: Array
+) -> list[Array]:
+    return recordable_update(optimizer, kind, 1, theta, rate, scale, gradient, *memory)
+
+
 def work(sizes: Sequence[int]) -> int:
     """Return the multiply-adds of one column's forward and backward pass."""
     return 3 * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
@@ -612,7 +700,14 @@ def peak(sizes: Sequence[int], columns: int) -> int:
 
 @contextmanager
 def running(
-    place: Place, sizes: Sequence[int], activation: Activation, head: Head, *, columns: int, threads: int | None
+    place: Place,
+    sizes: Sequence[int],
+    activation: Activation,
+    head: Head,
+    *,
+    columns: int,
+    threads: int | None,
+    tf32: bool = False,
 ) -> Iterator[Engine]:
     """Make an engine for the duration of a ``with``; BLAS has its threads back afterwards, whatever happens.
 
@@ -626,6 +721,8 @@ def running(
         The columns of the largest step.
     threads : int or None
         CPU threads for NumPy; None is every core this process may use. Other namespaces mind their own.
+    tf32 : bool
+        Whether a GPU may round the factors of float32 products to TF32's 11 bits.
     """
     sizes = tuple(sizes)
     allowed = cores() if threads is None else threads
@@ -634,43 +731,27 @@ def running(
     # What NumPy's floating-point warnings would say is checked and said by name where it matters.
     with np.errstate(all="ignore"):
         if not place.is_numpy or (threads is None and not pooled):
-            yield Engine(place, sizes, activation, head)
+            with place.multiplying(tf32=tf32):
+                yield Engine(place, sizes, activation, head, tf32=tf32)
             return
-        with _BLAS.limited(1 if pooled else allowed), Crew(allowed) if pooled else nullcontext() as crew:
+        with _BLAS.held(1 if pooled else allowed), Crew(allowed) if pooled else nullcontext() as crew:
             yield Engine(place, sizes, activation, head, crew)
 
 
-class _Blas:
-    """The BLAS threads of this process: a number that belongs to all fits that run at the same time.
+def _limit_blas(threads: int) -> Callable[[], None]:
+    import threadpoolctl
 
-    The first to come sets it and the last to go puts back what was there, whichever threads they are in.
-    """
+    limits = threadpoolctl.threadpool_limits(threads, user_api="blas")
 
-    def __init__(self) -> None:
-        self._lock, self._users = threading.Lock(), 0
-        self._limits: Any = None
+    def put_back() -> None:
+        # Since 3.8 only the thread that set a limit may lift it, unless it has been told to let go.
+        openblas: Any = getattr(threadpoolctl, "OpenBLASController", None)
+        if hasattr(openblas, "clear_controlling_thread"):
+            openblas.clear_controlling_thread(force=True)
+        limits.restore_original_limits()
 
-    @contextmanager
-    def limited(self, threads: int) -> Iterator[None]:
-        """Hold BLAS to so many threads, or to as many as a fit that already runs asked for."""
-        import threadpoolctl
-
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._limits = threadpoolctl.threadpool_limits(threads, user_api="blas")
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    # Since 3.8 only the thread that set a limit may lift it, unless it has been told to let go.
-                    openblas: Any = getattr(threadpoolctl, "OpenBLASController", None)
-                    if hasattr(openblas, "clear_controlling_thread"):
-                        openblas.clear_controlling_thread(force=True)
-                    self._limits.restore_original_limits()
-                    self._limits = None
+    return put_back
 
 
-_BLAS = _Blas()
+_BLAS = Setting(_limit_blas)
+"""The threads of this process's BLAS."""

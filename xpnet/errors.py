@@ -22,6 +22,7 @@
     XpnetWarning                 (UserWarning)
     ├── DeviceFallbackWarning                    CUDA was asked for, the CPU is used
     ├── DeviceMemoryWarning                      memory ran out, fewer columns are taken at once
+    ├── DeviceSpeedWarning                       a GPU is used in a slower way than it allows
     └── ScaleWarning                             features whose sizes slow training down
 
 Each also inherits from the built-in that people catch, so ``except ValueError`` does what it says.
@@ -102,6 +103,10 @@ class DeviceFallbackWarning(XpnetWarning):
 
 class DeviceMemoryWarning(XpnetWarning):
     """The device's memory ran out; fewer columns are taken at once, with the same mathematics."""
+
+
+class DeviceSpeedWarning(XpnetWarning):
+    """A GPU is used in a slower way than it allows; the message names the mend."""
 
 
 class ScaleWarning(XpnetWarning):

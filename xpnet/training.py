@@ -71,6 +71,7 @@ FOREIGN: dict[str, str] = {theirs: f"it is {ours!r}" for ours, names in _IS.item
     "betas": "pass optimizer=xpnet.optimizers.adam(beta1=..., beta2=...)",
     "use_gpu": 'pass device="cuda"',
     "gpu": 'pass device="cuda"',
+    "allow_tf32": "it is 'tf32'",
     "x": "it is 'X', the first argument",
     "y": "it is 'Y', the second argument",
     "shuffle": 'every epoch is shuffled; batch_size="full" has no order',
@@ -134,6 +135,7 @@ def fit(
     random_state: int | None = None,
     examples: str = "columns",
     threads: int | None = None,
+    tf32: bool = False,
     callbacks: Callback | Sequence[Callback] = (),
     verbose: bool | Literal["auto"] = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
@@ -190,6 +192,8 @@ def fit(
         Which way the examples of X, and of a 2-D Y, lie.
     threads : int, optional
         CPU threads for NumPy; None is every core that this process may use.
+    tf32 : bool
+        Whether a GPU may round the factors of float32 products to 11 bits, which is faster and errs by 1e-3.
     callbacks : callable or sequence of callables
         Each is called with an `EpochView` after every epoch; returning True stops.
     verbose : bool or "auto"
@@ -256,7 +260,7 @@ def fit(
     saved = _saved(options.checkpoint)
     seed = _seed(random_state, saved)
     units = _hidden(hidden)
-    standardize = true_or_false("standardize", standardize)
+    standardize, tf32 = true_or_false("standardize", standardize), true_or_false("tf32", tf32)
 
     # Data
     devices.same_place(("X", X), ("Y", Y), ("sample_weight", sample_weight))
@@ -283,7 +287,13 @@ def fit(
     with (
         place.active(),
         engine.running(
-            place, sizes, chosen, heads.HEADS[kind.head], columns=max(columns, m if held_out else 0), threads=threads
+            place,
+            sizes,
+            chosen,
+            heads.HEADS[kind.head],
+            columns=max(columns, m if held_out else 0),
+            threads=threads,
+            tf32=tf32,
         ) as run,
     ):
         given = prepared(source, labels, kind, place, dtype, scaling, weight)
