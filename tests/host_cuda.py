@@ -138,6 +138,7 @@ class HostLauncher:
 
     def product(self, left, right, out):
         assert out.flags.c_contiguous
+        assert not any(np.shares_memory(array, out) for array in (left, right))
         assert all(array.flags.c_contiguous or array.flags.f_contiguous for array in (left, right))
         call = functools.partial(self._launched, np.matmul, left, right, out)
         call()

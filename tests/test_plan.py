@@ -38,6 +38,7 @@ def run(plan, arguments, results):
     buffers = plan.buffers(lambda shape, dtype: np.full(shape, np.nan if dtype.kind == "f" else True, dtype))
     for bound in plan.bind(arguments, results, buffers):
         if bound.kernel is None:
+            assert not any(np.shares_memory(factor, bound.outputs[0]) for factor in bound.inputs)
             np.matmul(*bound.inputs, *bound.outputs)
         else:
             launched(bound.kernel, bound.inputs, bound.outputs)
@@ -205,6 +206,22 @@ def test_buffers_are_used_again(rng):
 
     plan = check(function, arrays([(6, 6), (6, 6)], rng, "float64"))
     assert len(plan.buffers(np.zeros)) <= 2
+
+
+def test_a_buffer_is_not_written_over_while_its_transpose_is_read(rng):
+    def function(A):
+        B = A @ A
+        return [(B + np.matrix_transpose(B)) @ A]
+
+    check(function, arrays([(5, 5)], rng, "float64"))
+
+
+def test_a_column_is_not_written_over_while_all_columns_read_it(rng):
+    def function(A):
+        b = A @ np.sum(A, axis=-1, keepdims=True)
+        return [(b * np.matrix_transpose(b)) @ A]
+
+    check(function, arrays([(5, 5)], rng, "float64"))
 
 
 def test_a_source_has_no_sizes_in_it():

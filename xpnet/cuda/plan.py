@@ -401,7 +401,7 @@ class Plan:
 
     def _may_overwrite(self, launch: Launch, number: int) -> bool:
         """Return whether an output of a launch may lie where this input does: each place read before it is written."""
-        if launch.kernel is None or len(launch.inputs) == 0 or not self._is_chained(launch.outputs[0]):
+        if launch.kernel is None or not self._is_chained(launch.outputs[0]):
             return False
         used = [operand for operand in launch.inputs if operand.number == number]
         return used == [Operand(number)] and self._shape(number) == launch.kernel.shape
