@@ -617,12 +617,13 @@ def test_the_doctor_shows_versions_and_verifies(run):
     code, lines, err = run("doctor")
     assert (code, err) == (0, "")
     assert lines[0].startswith(f"xpnet {xpnet.__version__} on Python {sys.version.split()[0]}, ")
-    versions = {line.split()[0]: line[18:] for line in lines[2:10]}
+    versions = {line.split()[0]: line[18:] for line in lines[2:11]}
     assert list(versions) == [
         "numpy",
         "array-api-compat",
         "safetensors",
         "cupy",
+        "nvmath-python",
         "torch",
         "jax",
         "pyarrow",

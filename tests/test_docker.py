@@ -15,9 +15,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 def test_the_cuda_image_has_a_cupy_that_the_extra_allows():
     major = re.search(r"^ARG CUDA=(\d+)\.", DOCKERFILE, re.MULTILINE)[1]
     version = re.search(r'"cupy-cuda\$\{CUDA%%\.\*\}x==([\d.]+)"', DOCKERFILE)[1]
-    (extra,) = map(Requirement, PROJECT["optional-dependencies"][f"cuda{major}"])
-    assert extra.name == f"cupy-cuda{major}x"
-    assert version in extra.specifier
+    extra = {extra.name: extra for extra in map(Requirement, PROJECT["optional-dependencies"][f"cuda{major}"])}
+    assert version in extra[f"cupy-cuda{major}x"].specifier
+    assert re.search(r" nvmath-python==([\d.]+)", DOCKERFILE)[1] in extra["nvmath-python"].specifier
 
 
 def test_compose_builds_every_image_and_gives_those_for_cuda_a_gpu():

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from host_cuda import COMPILER, launched
+from host_cuda import launched
 
 from xpnet import optimizers
 from xpnet.activations import ACTIVATIONS, Activation
@@ -17,8 +17,6 @@ from xpnet.device import HOST
 from xpnet.engine import Engine, _launched_update
 from xpnet.heads import HEADS
 from xpnet.record import UnrecordableError, record
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
 ROUNDINGS = 200
 """Epsilons, relative to the largest number: sums over 70 columns in another order, and C's functions for NumPy's."""

@@ -51,6 +51,7 @@ PACKAGES = (
     ("array-api-compat",),
     ("safetensors",),
     ("cupy", "cupy-cuda13x", "cupy-cuda12x"),
+    ("nvmath-python",),
     ("torch",),
     ("jax",),
     ("pyarrow",),

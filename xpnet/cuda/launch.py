@@ -83,7 +83,7 @@ class CudaLauncher:
         except MemoryError:
             raise
         except Exception as error:  # an import, a library or a driver, each with exceptions of its own
-            self._launch_one_by_one(error, 'pip install "nvmath-python>=0.6"')
+            self._launch_one_by_one(error, 'pip install "nvmath-python>=1.0"')
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return a new array from CuPy's pool."""
