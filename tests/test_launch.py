@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 
+from xpnet.cuda.kernels import Grid, Kernel
 from xpnet.cuda.launch import CudaLauncher, LtProducts
-from xpnet.cuda.plan import Grid, Kernel
 from xpnet.device import Place
 from xpnet.errors import DeviceSpeedWarning
 

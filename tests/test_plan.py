@@ -12,7 +12,8 @@ from host_cuda import launched
 
 from xpnet import optimizers
 from xpnet.activations import ACTIVATIONS, Activation
-from xpnet.cuda.plan import Plan, gather
+from xpnet.cuda.kernels import gather
+from xpnet.cuda.plan import Plan
 from xpnet.device import HOST
 from xpnet.engine import Engine, _launched_update
 from xpnet.heads import HEADS
@@ -134,12 +135,12 @@ def test_a_chain_of_operations_is_one_kernel_of_its_dtype(activation, rng):
         assert set(made) - {"bool"} == {name}  # no number in between of another type
 
 
-@pytest.mark.parametrize(("head", "most"), [("sigmoid", 10), ("identity", 10), ("exp", 10), ("softmax", 18)])
+@pytest.mark.parametrize(("head", "most"), [("sigmoid", 9), ("identity", 9), ("exp", 9), ("softmax", 11)])
 def test_a_step_is_few_launches(head, most):
     assert len(planned(*equations("tanh", head, (4,), weighted=False)).launches) <= most
 
 
-@pytest.mark.parametrize("shape", [(7, 5), (1, 5), (7, 1), (1, 1), (3, 700)])
+@pytest.mark.parametrize("shape", [(7, 5), (1, 5), (7, 1), (1, 1), (3, 700), (40, 5), (17, 1)])
 def test_sums_and_maxima_over_any_axis(rng, shape):
     def function(A):
         total, rows, columns = (np.sum(A, axis=(-2, -1)), np.sum(A, axis=-1, keepdims=True), np.sum(A, axis=-2))
@@ -239,11 +240,22 @@ def test_a_source_has_no_sizes_in_it():
         lambda A: [A + 1.0] * 2,
         lambda A: [np.hypot(A, A)],
         lambda A: [np.sum(A, axis=0)],
+        lambda A: [np.sum(np.sum(A, axis=-1, keepdims=True), axis=-1) + 1.0],
         lambda A: [np.max(A, axis=-1)],
         lambda A: [np.astype(A, np.int32) * 2],
         lambda A: [A + math_nan()],
     ],
-    ids=["a view", "an argument", "twice the same", "hypot", "an axis from the front", "max", "integers", "nan"],
+    ids=[
+        "a view",
+        "an argument",
+        "twice the same",
+        "hypot",
+        "an axis from the front",
+        "a column as a vector",
+        "max",
+        "integers",
+        "nan",
+    ],
 )
 def test_what_no_kernel_can_do_is_refused(function, rng):
     with pytest.raises(UnrecordableError):

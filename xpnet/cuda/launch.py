@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xpnet.cuda.plan import Kernel
+from xpnet.cuda.kernels import Kernel
 from xpnet.device import Place
 from xpnet.errors import DeviceSpeedWarning
 from xpnet.typing import Array, Namespace

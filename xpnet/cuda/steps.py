@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpnet import parameters
+from xpnet.cuda.kernels import gather
 from xpnet.cuda.launch import Call, Launcher
-from xpnet.cuda.plan import Plan, gather
+from xpnet.cuda.plan import Plan
 from xpnet.record import UnrecordableError, record
 from xpnet.typing import Array
 
