@@ -133,8 +133,12 @@ def pytorchs_path(make, H, c, steps):
         (adam(0.1, 0.8, 0.9, 1e-4), lambda torch, theta: torch.optim.Adam(theta, lr=0.1, betas=(0.8, 0.9), eps=1e-4)),
         # PyTorch's velocity lacks the factor 1 − β, here 0.1; so does its learning rate have it.
         (momentum(0.1, 0.9), lambda torch, theta: torch.optim.SGD(theta, lr=0.1 * (1 - 0.9), momentum=0.9)),
+        (
+            momentum(0.1, 0.9, nesterov=True),
+            lambda torch, theta: torch.optim.SGD(theta, lr=0.1 * (1 - 0.9), momentum=0.9, nesterov=True),
+        ),
     ],
-    ids=["gd", "adam", "adam with its own βs", "momentum"],
+    ids=["gd", "adam", "adam with its own βs", "momentum", "nesterov"],
 )
 def test_twenty_steps_are_pytorchs(ours, theirs):
     H, c = bowl(6)
@@ -428,6 +432,7 @@ def test_a_number_is_the_rate_of_every_epoch(name, rate):
     ("make", "message"),
     [
         (lambda: momentum(beta=1.0), "beta must be a finite number at least 0 and less than 1; it is 1.0."),
+        (lambda: momentum(nesterov=1), "nesterov must be True or False; it is 1."),
         (lambda: momentum(beta=-0.1), "beta must be a finite number at least 0 and less than 1; it is -0.1."),
         (lambda: adam(beta1=1), "beta1 must be a finite number at least 0 and less than 1; it is 1."),
         (lambda: adam(beta2="0.9"), "beta2 must be a finite number at least 0 and less than 1; it is '0.9'."),

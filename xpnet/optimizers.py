@@ -11,6 +11,7 @@ References
 .. [2] D. Kingma, J. Ba, Adam: a method for stochastic optimization, 2015, algorithm 1.
 .. [3] J. Nocedal, S. Wright, Numerical Optimization, 2006, algorithm 7.4 (two loops).
 .. [4] A. Lewis, M. Overton, Nonsmooth optimization via quasi-Newton methods, 2013, algorithm 2.6 (the line search).
+.. [5] Y. Bengio, N. Boulanger-Lewandowski, R. Pascanu, Advances in optimizing recurrent networks, 2013, section 3.5.
 """
 
 import math
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
-from xpnet.arguments import choice, real, whole
+from xpnet.arguments import choice, real, true_or_false, whole
 from xpnet.errors import ArgumentError
 from xpnet.typing import Array, Namespace
 
@@ -94,12 +95,13 @@ class Velocity(NamedTuple):
     v: Array
 
 
-def momentum(learning_rate: Schedule = 0.1, beta: float = 0.9) -> Optimizer:
+def momentum(learning_rate: Schedule = 0.1, beta: float = 0.9, *, nesterov: bool = False) -> Optimizer:
     """Return gradient descent with momentum: ``v := β v + (1 − β) dθ``, ``θ := θ − α v`` [1]_.
 
-    PyTorch's form has no ``1 − β``: its learning rate is this one times ``1 − β``.
+    With `nesterov` it looks one step ahead, ``θ := θ − α (β v + (1 − β) dθ)`` [5]_. PyTorch's form has no ``1 − β``:
+    its learning rate is this one times ``1 − β``.
     """
-    beta = real("beta", beta, low=0.0, below=1.0)
+    beta, nesterov = real("beta", beta, low=0.0, below=1.0), true_or_false("nesterov", nesterov)
 
     def init(theta: Array, *, xp: Namespace) -> Velocity:
         return Velocity(xp.zeros_like(theta))
@@ -107,9 +109,10 @@ def momentum(learning_rate: Schedule = 0.1, beta: float = 0.9) -> Optimizer:
     def update(theta: Array, state: Velocity, evaluate: Evaluate, *, learning_rate: float, xp: Namespace) -> Any:
         cost, gradient = evaluate(theta)
         v = beta * state.v + (1.0 - beta) * gradient
-        return theta - learning_rate * v, Velocity(v), cost
+        ahead = beta * v + (1.0 - beta) * gradient if nesterov else v
+        return theta - learning_rate * ahead, Velocity(v), cost
 
-    return Optimizer("momentum", init, update, _rate(learning_rate), settings=(beta,))
+    return Optimizer("momentum", init, update, _rate(learning_rate), settings=(beta, nesterov))
 
 
 class Moments(NamedTuple):
