@@ -399,13 +399,13 @@ TASKS = [
         "one class",
         lambda _: fit(X, Y * 0),
         TargetError,
-        r"Y has a single class, 0, in all 40 examples; .*Pass examples of at least two classes\.$",
+        r"Y has one class, 0, in all 40 examples; .*Pass examples of at least two classes\.$",
     ),
     case(
         "one class in one-hot columns",
         lambda _: fit(X, ONE_HOT[:, [1] * M]),
         TargetError,
-        r"Y has a single class, 1, in all 40 examples; .*Pass examples of at least two",
+        r"Y has one class, 1, in all 40 examples; .*Pass examples of at least two",
     ),
     case(
         "many whole numbers, with the choices",
@@ -705,13 +705,13 @@ WEIGHTS = [
         "no weight above 0",
         lambda _: fit(sample_weight=np.zeros(M)),
         DataError,
-        r"sample_weight must leave some example a weight above 0; all are 0\. Leave it out to weigh all alike\.$",
+        r"sample_weight must leave some example a weight above 0; all are zero\. Leave it out to weigh all alike\.$",
     ),
     case(
         "no weight above 0 with the classes' weights",
         lambda _: fit(sample_weight=Y, class_weight={1: 0}),
         DataError,
-        r"weight above 0; all are 0 once class_weight is in them\. Leave",
+        r"weight above 0; all are zero once class_weight is in them\. Leave",
     ),
     case(
         "a weight for a label that Y has not",

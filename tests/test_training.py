@@ -33,6 +33,7 @@ from xpnet.errors import (
     ScaleWarning,
     ShapeError,
 )
+from xpnet.training import Kept
 
 ROOT = Path(__file__).parents[1]
 
@@ -1083,6 +1084,67 @@ xpnet.fit(*xpnet.datasets.flower(2_000), **{KILLED!r}, checkpoint={str(checkpoin
     resumed = fit(*xpnet.datasets.flower(2_000), **KILLED, checkpoint=checkpoint)
     straight = fit(*xpnet.datasets.flower(2_000), **KILLED)
     assert (child.returncode, bits(resumed)) == (-signal.SIGKILL, bits(straight))
+
+
+# One fit after another ------------------------------------------------------------------------------------------------
+
+
+@every_run
+def test_fits_that_go_on_from_each_other_are_one(run):
+    options, kept = {key: value for key, value in run.items() if key != "epochs"}, Kept()
+    for epochs in (1, 3, 7):
+        net = fit(*problem(), epochs=epochs, checkpoint=kept, **options)
+    assert bits(net) == bits(fit(*problem(), epochs=7, **options))
+
+
+def test_fits_go_on_wherever_they_are(backend):
+    X, Y, kept = *problem(), Kept()
+    for epochs in (2, 5):
+        net = fit(backend.asarray(X, "float32"), Y, epochs=epochs, checkpoint=kept)
+    assert bits(net) == bits(fit(backend.asarray(X, "float32"), Y, epochs=5))
+
+
+def test_a_fit_goes_on_from_the_last_whole_epoch_of_one_that_was_interrupted():
+    kept = Kept()
+    fit(*problem(), epochs=6, checkpoint=kept, activation=fused(7))
+    net = fit(*problem(), epochs=6, checkpoint=kept, activation=fused(10**9))
+    assert bits(net) == bits(fit(*problem(), epochs=6, activation=fused(10**9)))
+
+
+def test_a_fit_that_fails_leaves_what_is_kept_as_it_was():
+    kept = Kept()
+    net = fit(*problem("regression"), optimizer="gd", epochs=3, checkpoint=kept)
+    with pytest.raises(DivergedError):
+        fit(*problem("regression"), optimizer="gd", epochs=90, learning_rate=1e9, checkpoint=kept)
+    assert bits(fit(*problem("regression"), optimizer="gd", epochs=3, checkpoint=kept)) == bits(net)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_fit_goes_on_with_other_data(optimizer):
+    (X, Y), kept = problem(), Kept()
+    options = {"optimizer": optimizer, "batch_size": "full", "dtype": "float64", "checkpoint": kept}
+    first = fit(X, Y, epochs=20, **options)
+    net = fit(X, 1 - Y, epochs=30, **options)
+    # The first cost of the other data is that of the parameters as they stood.
+    np.testing.assert_allclose(net.history["cost"][20], first.cost(X, 1 - Y), rtol=ROUNDING * EPS["float64"])
+    assert net.best_epoch >= 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": 5}, r"sizes was \[3, 6, 1\], is \[3, 5, 1\]"),
+        ({"optimizer": "gd"}, "optimizer was adam, is gd"),
+        ({"optimizer": xpnet.optimizers.adam(beta1=0.5)}, r"optimizer settings was .*, is \[0.5,"),
+        ({"activation": "tanh"}, "activation was relu, is tanh"),
+        ({"validation_fraction": 0.2}, "Validation must be there from the first epoch on"),
+    ],
+)
+def test_a_fit_of_another_kind_does_not_go_on(options, message):
+    kept = Kept()
+    fit(*problem(), checkpoint=kept)
+    with pytest.raises(CheckpointError, match=message):
+        fit(*problem(), epochs=5, checkpoint=kept, **options)
 
 
 # What fit takes -------------------------------------------------------------------------------------------------------

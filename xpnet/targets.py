@@ -136,17 +136,17 @@ def _plain(values: Labels, name: str) -> Labels:
     return values
 
 
-def infer(Y: Labels, task: str = "auto") -> Task:
+def infer(Y: Labels, task: str | Task = "auto") -> Task:
     """Return the task that `Y` is an example of, or check that it is one of `task`.
 
     Parameters
     ----------
     Y : (m,) or (n_y, m) array
         From `read`.
-    task : str
-        ``"auto"`` or a task's name. Auto takes bools, words and at most 20 distinct whole numbers as classes (0/1
-        columns that each sum to 1 as one-hot classes, other 0/1 columns as multilabel) and numbers with fractions as
-        regression.
+    task : str or Task
+        ``"auto"``, a task's name, or a task, whose classes may be more than Y has. Auto takes bools, words and at most
+        20 distinct whole numbers as classes (0/1 columns that each sum to 1 as one-hot classes, other 0/1 columns as
+        multilabel) and numbers with fractions as regression.
 
     Raises
     ------
@@ -155,6 +155,8 @@ def infer(Y: Labels, task: str = "auto") -> Task:
     TargetError
         Auto cannot tell, or Y is not of that task.
     """
+    if isinstance(task, Task):
+        return task
     choice("task", task, ("auto", *TASK_HEADS))
     return _named(Y, _guess(Y) if task == "auto" else task)
 
@@ -234,7 +236,7 @@ def _named(Y: Labels, task: str) -> Task:
 def _refuse_single(classes: Labels, m: int) -> None:
     if classes.size == 1:
         raise TargetError(
-            f"Y has a single class, {classes[0].item()!r}, in all {m} examples; there is nothing to tell apart. Pass "
+            f"Y has one class, {classes[0].item()!r}, in all {m} examples; there is nothing to tell apart. Pass "
             "examples of at least two classes."
         )
 
@@ -356,7 +358,7 @@ def weights(sample_weight: Any, class_weight: Any, Y: Labels, task: Task, m: int
     if not weight.any():
         product = "" if of_class is None else " once class_weight is in them"
         raise DataError(
-            f"sample_weight must leave some example a weight above 0; all are 0{product}. Leave it out to weigh all "
+            f"sample_weight must leave some example a weight above 0; all are zero{product}. Leave it out to weigh all "
             "alike."
         )
     return weight

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +116,7 @@ def fit(
     *,
     hidden: int | Sequence[int] = 100,
     activation: str | Activation = "relu",
-    task: str = "auto",
+    task: str | Task = "auto",
     optimizer: str | Optimizer = "adam",
     learning_rate: Schedule | None = None,
     l2: float = 0.0,
@@ -138,7 +138,7 @@ def fit(
     tf32: bool = False,
     callbacks: Callback | Sequence[Callback] = (),
     verbose: bool | Literal["auto"] = "auto",
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: "str | os.PathLike[str] | Kept | None" = None,
     checkpoint_every: float = 60,
     **unknown: Never,
 ) -> Network:
@@ -198,7 +198,7 @@ def fit(
         Each is called with an `EpochView` after every epoch; returning True stops.
     verbose : bool or "auto"
         Whether to show a progress bar; auto does on a terminal.
-    checkpoint : path, optional
+    checkpoint : path or Kept, optional
         Where to write the state of training; an existing one is resumed.
     checkpoint_every : float
         Seconds between checkpoints; they are written at the ends of epochs.
@@ -252,7 +252,9 @@ def fit(
         patience=None if patience is None else whole("patience", patience, low=1),
         callbacks=_callbacks(callbacks),
         show=_show(verbose),
-        checkpoint=None if checkpoint is None else file_path("checkpoint", checkpoint),
+        checkpoint=checkpoint
+        if checkpoint is None or isinstance(checkpoint, Kept)
+        else file_path("checkpoint", checkpoint),
         checkpoint_every=real("checkpoint_every", checkpoint_every, low=0.0),
     )
     threads = None if threads is None else whole("threads", threads, low=1)
@@ -318,10 +320,32 @@ def fit(
             ),
         )
         if saved is not None:
-            training_run.resume(*saved)
+            (training_run.go_on if isinstance(checkpoint, Kept) else training_run.resume)(*saved)
         loaded = time.perf_counter()
         training_run.run()
         return training_run.network(load_seconds=loaded - started, train_seconds=time.perf_counter() - loaded)
+
+
+@dataclass
+class Kept:
+    """A checkpoint that is no file: where training stood at the end of one `fit`, for another to go on from.
+
+    Given as ``checkpoint=``, it is gone on from, if it holds a state, and then holds the state that training ended in.
+    A file belongs to one fit that was cut short; this is for fits that follow each other, whose data and arguments may
+    differ, but for what the state is made of: the network's sizes, activation and task, and the optimizer. With the
+    same X and Y, fits of 10 and of 20 epochs give the same bits as one of 20.
+
+    Attributes
+    ----------
+    state : tuple of two dicts, or None
+        The arrays and the metadata of a checkpoint, on the host; None before the first fit has ended.
+    """
+
+    state: tuple[dict[str, Any], dict[str, Any]] | None = None
+
+    def __str__(self) -> str:
+        """Return how messages call this."""
+        return "in memory"
 
 
 # The parts of `fit` ---------------------------------------------------------------------------------------------------
@@ -338,7 +362,7 @@ class _Options:
     patience: int | None
     callbacks: tuple[Callback, ...]
     show: bool
-    checkpoint: str | None
+    checkpoint: str | Kept | None
     checkpoint_every: float
 
 
@@ -387,10 +411,12 @@ def _show(verbose: Any) -> bool:
     return bool(verbose)
 
 
-def _saved(path: str | None) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def _saved(path: str | Kept | None) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Return the arrays and the metadata of the checkpoint, when there is one; its folder must be there to write to."""
     if path is None:
         return None
+    if isinstance(path, Kept):
+        return None if path.state is None else (dict(path.state[0]), path.state[1])
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise ArgumentError(f"checkpoint must be a file in a folder that exists; there is no {folder}. Make it first.")
@@ -527,6 +553,13 @@ def _checksum(examples: Examples) -> int:
     for array in arrays:
         checksum = _crc(array, checksum)
     return checksum
+
+
+_STRUCTURE = ("sizes", "activation", "task", "optimizer", "optimizer settings")
+"""What the state of training is made of: of the fingerprint, all that a `Kept` one shares with the fit that goes on."""
+
+_STEERING = {"learning_rate", "patience", "tol", "initial", "random_state"}
+"""What of the fingerprint leaves the cost the same function of the parameters."""
 
 
 def _nothing(value: Any) -> None:
@@ -754,22 +787,49 @@ class _Training:
             key: value for key, value in state.items() if not isinstance(value, int)
         }
         finite = {"best_cost": at.best_cost, "reference": at.reference}
-        files.write(
-            self.options.checkpoint,
-            {key: devices.to_host(value) for key, value in tensors.items()}
-            | history_arrays({key: values[: at.epochs] for key, values in self.history.items()}),
-            {
-                "fingerprint": self.fingerprint,
-                "random_state": self.seed,
-                "numbers": {key: value for key, value in state.items() if isinstance(value, int)},
-                "best_epoch": at.best_epoch,
-                "waited": at.waited,
-                "steps": at.steps,
-            }
-            | {key: value if math.isfinite(value) else None for key, value in finite.items()},
-            kind="checkpoint",
+        arrays = {key: devices.to_host(value) for key, value in tensors.items()} | history_arrays(
+            {key: values[: at.epochs] for key, values in self.history.items()}
         )
+        metadata = {
+            "fingerprint": self.fingerprint,
+            "random_state": self.seed,
+            "numbers": {key: value for key, value in state.items() if isinstance(value, int)},
+            "best_epoch": at.best_epoch,
+            "waited": at.waited,
+            "steps": at.steps,
+        } | {key: value if math.isfinite(value) else None for key, value in finite.items()}
+        if isinstance(self.options.checkpoint, Kept):
+            self.options.checkpoint.state = arrays, metadata
+        else:
+            files.write(self.options.checkpoint, arrays, metadata, kind="checkpoint")
         self.written = time.monotonic()
+
+    def go_on(self, tensors: dict[str, Any], found: dict[str, Any]) -> None:
+        """Go on from what `Kept` holds; what was measured of another cost is measured anew.
+
+        Raises
+        ------
+        CheckpointError
+            It is the state of another network or another optimizer, or has no validation costs where some are wanted.
+        """
+        theirs = found["fingerprint"]
+        self._check_fingerprint(theirs, _STRUCTURE)
+        if self.validation is None:
+            tensors |= history_arrays({"validation_cost": []})
+        elif theirs["validation"] is None:
+            raise CheckpointError(
+                "Validation must be there from the first epoch on; the training to go on from had none. Leave it out, "
+                "or start anew."
+            )
+        self._take(tensors, found)
+        if any(self.fingerprint[key] != theirs[key] for key in self.fingerprint.keys() - _STEERING):
+            self.best_theta, self.best_cost, self.best_epoch, self.reference = self.theta, math.inf, -1, math.inf
+            self.waited = 0
+            if self.options.optimizer.full_batch:  # which remembers the cost and the gradient where it stands
+                self.memory = self.options.optimizer.init(self.theta, xp=self.xp)
+        if self.options.patience is not None and self.waited >= self.options.patience:
+            self.waited = 0  # it is the caller who asks for more
+        self.ended = self._boundary()
 
     def resume(self, tensors: dict[str, Any], found: dict[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -818,11 +878,14 @@ class _Training:
         if len(history["validation_cost"]) != (0 if self.validation is None else self.epoch):
             raise ValueError(f"a validation cost for {len(history['validation_cost'])} of {self.epoch} epochs")
 
-    def _check_fingerprint(self, theirs: dict[str, Any]) -> None:
+    def _check_fingerprint(self, theirs: dict[str, Any], keys: Iterable[str] | None = None) -> None:
         ours = self.fingerprint
-        differing = [f"{key} was {theirs.get(key)}, is {ours[key]}" for key in ours if ours[key] != theirs.get(key)]
+        differing = [
+            f"{key} was {theirs.get(key)}, is {ours[key]}" for key in keys or ours if ours[key] != theirs.get(key)
+        ]
         if differing:
+            mend = "start anew" if isinstance(self.options.checkpoint, Kept) else "name another file"
             raise CheckpointError(
                 f"The checkpoint {self.options.checkpoint} belongs to another fit: {'; '.join(differing)}. Repeat that "
-                "call, or name another file."
+                f"call, or {mend}."
             )
