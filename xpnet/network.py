@@ -452,13 +452,14 @@ class Network:
         return dtype, self.sizes[0], heads.HEADS[self.kind.head]
 
     def _output_of_few(self, X: Any, examples: str) -> Array | None:
-        """Return A for a few columns of a NumPy array at once; the machinery for many costs 5 times the equations.
+        """Return A for a few examples of a NumPy array at once; the machinery for many costs 5 times the equations.
 
         None stands for everything else, and for whatever is to be refused.
         """
         dtype, n_x, head = self._few
-        if dtype is None or type(X) is not np.ndarray or X.ndim != 2 or examples != "columns":
+        if dtype is None or type(X) is not np.ndarray or X.ndim != 2 or examples not in ("columns", "rows"):
             return None
+        X = X if examples == "columns" else X.T
         if X.shape[0] != n_x or not 0 < X.shape[1] <= FEW or X.dtype.kind != "f":
             return None
         with np.errstate(all="ignore"):
