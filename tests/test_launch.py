@@ -1,6 +1,7 @@
 """Launches by CuPy and cuBLASLt, both played: what they would be told is read back, as the libraries define it."""
 
 import ctypes
+import gc
 import sys
 import types
 from enum import IntEnum
@@ -60,6 +61,8 @@ class PlayedLt(types.ModuleType):
     def __init__(self, algorithms=1):
         super().__init__("nvmath.bindings.cublasLt")
         self.things, self.algorithms, self.preferences, self.streams = {}, algorithms, [], []
+        self.destroyed = []
+        self.destroy = self.matmul_desc_destroy = self.matrix_layout_destroy = self.destroyed.append
 
     def _made(self, thing):
         self.things[len(self.things) + 1] = thing
@@ -81,6 +84,7 @@ class PlayedLt(types.ModuleType):
         return self._made({})
 
     def matmul_preference_destroy(self, preference):
+        self.destroyed.append(preference)
         self.preferences.append(self.things[preference])
 
     @staticmethod
@@ -161,6 +165,16 @@ def test_an_algorithm_may_count_on_no_more_alignment_than_there_is():
     (told,) = library.preferences
     assert [told[attribute] for attribute in (5, 6, 7, 8)] == [256, 4, 8, 8]
     assert told[1] == 64
+
+
+def test_what_cublaslt_made_is_destroyed_with_the_products_its_handle_last():
+    library, array = PlayedLt(), on_device(np.ones((2, 2)))
+    made = products(library)
+    made.bind(array, array, on_device(np.ones((2, 2))))
+    del made
+    gc.collect()
+    assert sorted(library.destroyed) == sorted(library.things)
+    assert library.things[library.destroyed[-1]] == "handle"
 
 
 def test_a_product_without_an_algorithm_is_an_error():

@@ -8,6 +8,7 @@ Not yet run on a GPU.
 
 import importlib
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -176,18 +177,31 @@ class LtProducts:
 
     def __init__(self, library: Any, workspace: Array, *, tf32: bool) -> None:
         self._lt, self._workspace, self._tf32 = library, workspace, tf32
-        self._handle, self._held = library.create(), [workspace]
+        self._held = [workspace]
+        self._made: list[Callable[[], object]] = []
+        # When the interpreter ends, the driver may be gone before these.
+        weakref.finalize(self, _each, self._made).atexit = False
+        self._handle = self._kept(library.destroy, library.create())
+
+    def _kept(self, destroy: Callable[[int], object], thing: int) -> int:
+        """Return a thing of cuBLASLt's that is destroyed with these products."""
+        self._made.insert(0, partial(destroy, thing))
+        return thing
 
     def bind(self, left: Array, right: Array, out: Array) -> Callable[[Callable[[], int]], None]:
         """Return the product of two arrays into a third, as a function of what returns the stream."""
         lt, dtype = self._lt, out.dtype.name
         (first, first_turned), (second, second_turned) = _stored(right), _stored(left)
         descriptor = lt.matmul_desc_create(_COMPUTE[dtype, self._tf32], _DATA[dtype])
+        self._kept(lt.matmul_desc_destroy, descriptor)
         for name, turned in (("TRANSA", first_turned), ("TRANSB", second_turned)):
             self._set(lt.matmul_desc_set_attribute, descriptor, lt.MatmulDescAttribute[name], turned, np.int32)
         # The third is C, which is not read, and D, which is written.
         shapes = [first, second, _stored(out)[0]]
-        layouts = [lt.matrix_layout_create(_DATA[dtype], *shape, shape[0]) for shape in shapes]
+        layouts = [
+            self._kept(lt.matrix_layout_destroy, lt.matrix_layout_create(_DATA[dtype], *shape, shape[0]))
+            for shape in shapes
+        ]
         factors = [(int(array.data.ptr), layout) for array, layout in zip((right, left, out), layouts, strict=True)]
         algorithm = self._algorithm(descriptor, [*factors, factors[2]])
         self._held += [left, right, out]  # lest the memory that pointers lead to is given to others
