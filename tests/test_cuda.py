@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from host_cuda import HostLauncher
-from test_ring import SimulatedDevice
+from simulated import SimulatedDevice
 
 import xpnet
 from xpnet import data, device, engine, optimizers

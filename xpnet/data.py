@@ -140,7 +140,8 @@ class Source:
             if chosen.size == 0:
                 return self.read(0, 0)
             rows = self.read(int(chosen[0]), int(chosen[-1]) + 1)
-            return self.place.xp.take(rows, self.place.asarray(chosen - chosen[0]), axis=0)
+            with self.place.active():  # X may be on another GPU than the one that computes
+                return self.place.xp.take(rows, self.place.asarray(chosen - chosen[0]), axis=0)
 
         return replace(self, n_examples=int(selection.size), read=read, numbers=selection)
 
@@ -279,7 +280,8 @@ def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
             low, high = max(start, begin), min(stop, int(end))
             if low < high or (low == high and not found and part is parts[-1]):
                 found.append(first.place.asarray(part.read(low - begin, high - begin)))
-        return found[0] if len(found) == 1 else first.place.xp.concat(found)
+        with first.place.active():
+            return found[0] if len(found) == 1 else first.place.xp.concat(found)
 
     in_memory = all(part.in_memory for part in parts)
     return replace(first, n_examples=int(ends[-1]), in_memory=in_memory, read=read, name=name)
@@ -538,11 +540,18 @@ class Examples:
             self.source.n_examples, self.source.n_features, batch_size, seed=seed, epoch=epoch, shuffle=shuffle
         )
         read = (self._window(window) for window in order)
-        for rows, Y, weight, numbers in read if self.rows is not None else ahead(read, 1):
+        for rows, Y, weight, numbers in read if self.rows is not None else self.in_advance(read):
             count = int(numbers.shape[0])
             for start in range(0, count, batch_size):
                 stop = min(start + batch_size, count)
                 yield Batch([Piece(rows, Y, weight, numbers[start:stop])], stop - start)
+
+    def in_advance(self, read: Iterator[T]) -> Iterator[T]:
+        """Yield what is read, the next of it on another thread while the last is computed with.
+
+        Not from a GPU's memory: there another thread has another device, and another stream.
+        """
+        return read if self.place.is_cuda else ahead(read, 1)
 
     def _window(self, window: Window) -> tuple[Array, Array, Array | None, Array]:
         """Return a window's rows, targets and weights, and the order in which to meet them, at `place`."""
@@ -568,7 +577,7 @@ class _Reread:
     def __iter__(self) -> Iterator[Piece]:
         it = self.examples
         read = ((it.converted(*block), block) for block in it.source.blocks())
-        for rows, (start, stop) in ahead(read, 1):
+        for rows, (start, stop) in it.in_advance(read):
             weight = None if it.weight is None else it.weight[start:stop, :]
             yield Piece(rows, it.Y[start:stop, :], weight)
 
@@ -705,8 +714,10 @@ def convert(
         if scaling is None:
             return place.asarray(rows, dtype=dtype)
         at, wide = devices.place_of(rows), _wide(rows, dtype)
-        mean, deviation = (at.asarray(part, dtype=wide) for part in scaling)
-        return place.asarray((at.asarray(rows, dtype=wide) - mean) / deviation, dtype=dtype)
+        with at.active():
+            mean, deviation = (at.asarray(part, dtype=wide) for part in scaling)
+            scaled = (at.asarray(rows, dtype=wide) - mean) / deviation
+        return place.asarray(scaled, dtype=dtype)
 
 
 def _wide(rows: Array, dtype: str) -> str:
@@ -825,8 +836,9 @@ class Loader:
         devices.check_dtype(self.place, dtype)
         rows = np.zeros((made.n_examples, 1), dtype) if Y is None else self._targets(Y, made)
         self._flat = Y is not None and np.ndim(Y) == 1
-        self._examples = Examples(made, self.place, dtype, None, convert(rows, None, self.place, dtype))
-        self._examples = self._examples.kept(gathered=True)
+        with self.place.active():
+            given = Examples(made, self.place, dtype, None, convert(rows, None, self.place, dtype))
+            self._examples = given.kept(gathered=True)
 
     def _targets(self, Y: Any, made: Source) -> npt.NDArray[Any]:
         """Return Y's rows, one an example."""
@@ -856,10 +868,10 @@ class Loader:
         """Yield ``(X_batch, Y_batch)``, or ``X_batch`` alone when there is no Y."""
         epoch, self.epoch = self.epoch, self.epoch + 1
         batches = self._batches(epoch)
-        if self.prefetch and self._examples.feed is None:
+        if self.prefetch and not self.place.is_cuda:
             yield from ahead(batches, self.prefetch)
         else:
-            yield from batches  # a ring has a thread of its own, and must be gone through in the caller's stream
+            yield from batches  # what is on a GPU is made in the caller's stream; the ring has a thread of its own
 
     def _batches(self, epoch: int) -> Iterator[Any]:
         with (

@@ -34,6 +34,7 @@ from xpnet.errors import (
     ArgumentError,
     DeviceFailedError,
     DeviceFallbackWarning,
+    DeviceFullError,
     DeviceMismatchError,
     DeviceUnavailableError,
 )
@@ -48,10 +49,17 @@ _NO_GPU = "needs a GPU, and the NVIDIA driver finds none. Look at: nvidia-smi; e
 
 # cudaError_t, from CUDA's driver_types.h.
 _INSUFFICIENT_DRIVER = 35
+_DEVICES_UNAVAILABLE = 46
 _NO_DEVICE = 100
 
-_NO_ROOM = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What CUDA's run-time, its driver and cuBLAS call a lack of memory that CuPy does not tell as a `MemoryError`."""
+_NO_ROOM = (
+    *("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
+)
+"""What CUDA's run-time, its driver and cuBLAS call a lack of memory that CuPy does not tell as a `MemoryError`. cuBLAS
+gets its workspace past CuPy's pool, and "is not initialized" where the pool has left too little for it."""
+
+_BUSY = "is in use by another process, which has it for itself"
 
 _FORKED = (
     "cannot be used in a forked process, and process {parent} had started CUDA before it forked this one. Start "
@@ -151,6 +159,8 @@ class Place:
         ------
         DeviceUnavailableError
             CUDA was started before this process was forked, where it would hang or fail at random.
+        DeviceFullError
+            Memory ran out within the ``with``, where taking fewer columns does not help.
         DeviceFailedError
             CUDA failed within the ``with``, for another reason than a lack of memory.
         """
@@ -178,10 +188,15 @@ class Place:
             with self.xp.cuda.Device(self.device.id):
                 yield
         except Exception as error:
-            if not has_failed(error):
+            if not _is_cudas(error):
                 raise
+            if is_full(error):
+                raise DeviceFullError(
+                    f"{self} must have room for what is computed there; it has not ({reason(error)}). End what else "
+                    "uses that memory, which nvidia-smi shows, or take fewer hidden units."
+                ) from error
             raise DeviceFailedError(
-                f"{self} must work until the end; CUDA failed ({_reason(error)}). What was computed there is lost. "
+                f"{self} must work until the end; CUDA failed ({reason(error)}). What was computed there is lost. "
                 "Look at nvidia-smi and dmesg, and start a new process: a fit with checkpoint= goes on from its last."
             ) from error
 
@@ -299,6 +314,12 @@ def has_failed(error: BaseException) -> bool:
     return _is_cudas(error) and not is_full(error)
 
 
+def reason(error: BaseException) -> str:
+    """Return an exception on one line; its cause when it has one, since CuPy wraps the real one in a banner."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {' '.join(str(cause).split()).removesuffix('.')}"
+
+
 def to_host(array: Array) -> npt.NDArray[Any]:
     """Return any array as a NumPy array, without a copy where its memory is the host's.
 
@@ -316,7 +337,8 @@ def to_host(array: Array) -> npt.NDArray[Any]:
         exact = array.float() if dtype_name(array) == "bfloat16" else array
         return np.asarray(exact.numpy(force=True))
     if is_cupy_array(array):
-        return np.asarray(array.get(order="A"))  # "A" keeps the layout, which its default "C" pays a transpose to lose
+        with place_of(array).active():
+            return np.asarray(array.get(order="A"))  # keeps the layout, which its default "C" pays a transpose to lose
     if is_numpy_array(array) or is_jax_array(array) or not hasattr(array, "__array_namespace__"):
         return np.asarray(array)
     return np.from_dlpack(array)  # array-api-strict refuses np.asarray outside its CPU device
@@ -429,9 +451,12 @@ def cuda_problem(index: int = 0) -> str | None:
     -------
     str or None
         A sentence without its subject and full stop: it follows ``device="cuda"`` in an error. Probed once per
-        process and kept, so a mend needs a new process.
+        process and kept, so a mend needs a new process; only a device in use by another process is probed anew.
     """
-    return _forked() or _probe(index)
+    problem = _forked() or _probe(index)
+    if problem is not None and problem.startswith(_BUSY):
+        _probe.cache_clear()
+    return problem
 
 
 _cuda_process: int | None = None
@@ -454,8 +479,12 @@ def _forked() -> str | None:
 
 
 def _is_cudas(error: BaseException) -> bool:
-    """Return whether an exception reports a status of CUDA's or of one of its libraries, by way of CuPy."""
-    return type(error).__module__.startswith("cupy") and hasattr(error, "status")
+    """Return whether an exception comes from CUDA or one of its libraries, by way of CuPy or of NVIDIA's own bindings.
+
+    Such an exception has the status that was returned; but for that of CuPy's pool, which has found no memory.
+    """
+    from_cuda = type(error).__module__.startswith(("cupy", "nvmath"))
+    return from_cuda and (hasattr(error, "status") or isinstance(error, MemoryError))
 
 
 @functools.cache
@@ -492,7 +521,7 @@ def _import_problem(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
         return f"needs CuPy, which is not installed. Run: {_INSTALL}"
     return (
-        f"needs CuPy, which is installed but cannot be imported ({_reason(error)}). "
+        f"needs CuPy, which is installed but cannot be imported ({reason(error)}). "
         f"Run: pip uninstall -y cupy cupy-cuda12x cupy-cuda13x && {_INSTALL}"
     )
 
@@ -503,11 +532,16 @@ def _runtime_problem(error: Exception, runtime: Any) -> str:
         return _driver_problem(runtime.driverGetVersion(), runtime.runtimeGetVersion())
     if status == _NO_DEVICE:
         return _NO_GPU
+    if status == _DEVICES_UNAVAILABLE:
+        return (
+            f"{_BUSY} ({reason(error)}). Wait until nvidia-smi shows none there, take another GPU, or have it shared: "
+            "nvidia-smi --compute-mode=DEFAULT"
+        )
     if status is None and not isinstance(error, MemoryError):
         major = runtime.runtimeGetVersion() // 1000
         extra = f'pip install "cupy-cuda{major}x[ctk]"'
-        return f"needs CUDA's libraries, and CuPy cannot use them here ({_reason(error)}). Run: {extra}"
-    return f'failed its test ({_reason(error)}). Look at: nvidia-smi; python -c "import cupy; cupy.show_config()"'
+        return f"needs CUDA's libraries, and CuPy cannot use them here ({reason(error)}). Run: {extra}"
+    return f'failed its test ({reason(error)}). Look at: nvidia-smi; python -c "import cupy; cupy.show_config()"'
 
 
 def _driver_problem(driver: int, runtime: int) -> str:
@@ -522,12 +556,6 @@ def _driver_problem(driver: int, runtime: int) -> str:
     if driver // 1000 == 12 and runtime // 1000 == 13:
         mend += ', or run: pip uninstall -y cupy-cuda13x && pip install "xpnet[cuda12]"'
     return f"needs a newer NVIDIA driver: this one is for CUDA {has} and CuPy for CUDA {needs}. {mend}"
-
-
-def _reason(error: Exception) -> str:
-    """Return an exception on one line; its cause when it has one, since CuPy wraps the real one in a banner."""
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 def _cupy() -> Namespace:

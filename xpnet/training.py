@@ -283,7 +283,8 @@ def fit(
     sizes = (source.n_features, *units, kind.n_outputs)
     start, scaling = _start(initial, sizes, chosen, seed)
     if standardize and scaling is None:
-        scaling = data.scaling_of(source, dtype)
+        with source.place.active():
+            scaling = data.scaling_of(source, dtype)
     _warn_of_scale(source, labels, kind, standardized=scaling is not None)
 
     with (

@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, Self
@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from xpnet.device import Place
+from xpnet.device import Place, reason
 from xpnet.errors import DeviceError, ShapeError
 from xpnet.typing import Array
 
@@ -314,13 +314,13 @@ class Ring:
             self._release()
             if not (isinstance(error, MemoryError) or getattr(error, "status", None) == _MEMORY_ALLOCATION):
                 raise
-            refused = f"{type(error).__name__}: {error}"
+            refused = reason(error)
         # Raised here, where that error and its traceback, which hold on to buffers, are gone.
         if refused is not None:
             raise DeviceMemoryError(
                 f"The ring needs {self.pinned_bytes} bytes of pinned host memory and {self.device_bytes} bytes on "
                 f"{device}, in {slots} slots of {columns} columns; CUDA refused ({refused}). "
-                "Take fewer columns at once.",
+                f"{'Take fewer columns at once' if columns > 1 else 'End what else uses that memory'}.",
                 pinned_bytes=self.pinned_bytes,
                 device_bytes=self.device_bytes,
             )
@@ -338,8 +338,13 @@ class Ring:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self.close()
+        else:
+            # A device that is lost fails again at each wait; what is on its way says more than what comes of it.
+            with suppress(Exception):
+                self.close()
 
     def close(self) -> None:
         """End the pass, wait until thread and device have done what they were told, and release everything."""
@@ -357,7 +362,8 @@ class Ring:
     def __del__(self) -> None:
         # One that was not closed, or whose closing was broken off: its memory is not to be given to others yet.
         if getattr(self, "_worker", None) is not None:
-            self.close()
+            with suppress(Exception):
+                self.close()
 
     def _release(self) -> None:
         self._slots.clear()
@@ -400,9 +406,17 @@ class Ring:
                 self._give_back(turn)
                 self._send(this, turn + self.slots)
                 turn += 1
+        except GeneratorExit:
+            # Whatever is raised while a pass is dropped is but printed; a device that is lost will say so again.
+            with suppress(Exception):
+                self._leave(this)
+            raise
         finally:
-            if self._pass is this:
-                self._settle()
+            self._leave(this)
+
+    def _leave(self, this: "_Pass") -> None:
+        if self._pass is this:
+            self._settle()
 
     def _check(self, this: "_Pass") -> None:
         if self._pass is not this:
