@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 import array_api_compat
 import numpy as np
+from host_cuda import HostLauncher
 from simulated import OnDevice, Pinned, SimulatedDevice, SimulatedEvent, SimulatedStream, unowned
 
-from xpnet import device
+from xpnet import device, engine
 
 # --- CuPy's exceptions
 
@@ -239,6 +240,11 @@ class Machine(SimulatedDevice):
             patch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=ndarray))
             patch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=_empty_pinned(self)))
             patch.setitem(sys.modules, "array_api_compat.cupy", self.namespace)
+            rounding = SimpleNamespace(get_compute_type=lambda _: 0, set_compute_type=lambda *_: None)
+            patch.setitem(sys.modules, "cupy._core", rounding)
+            types_of = SimpleNamespace(COMPUTE_TYPE_TF32=1, COMPUTE_TYPE_DEFAULT=0)
+            patch.setitem(sys.modules, "cupy._core._routines_linalg", types_of)
+            patch.setattr(engine, "CudaLauncher", StandInLauncher)
             patch.setattr(array_api_compat, "cupy", self.namespace, raising=False)
             patch.setattr(device, "_cuda_process", None)
             device._probe.cache_clear()
@@ -337,6 +343,11 @@ class ndarray:  # noqa: N801  # CuPy's name
         if not isinstance(values, np.ndarray):  # a number of NumPy's, where CuPy has a 0-d array
             values = self.values[(*key, ...) if isinstance(key, tuple) else (key, ...)]
         return self._view(values)
+
+    def __setitem__(self, key, other):
+        self.machine.called("memcpyDtoD")
+        target, source = _values(self.machine, "memcpyDtoD", (self, other))
+        target[key] = source
 
     def get(self, order="C"):
         with self.machine.namespace.cuda.Device(self.index):
@@ -500,3 +511,44 @@ def _cuda(machine):
             getDeviceProperties=lambda index: {"name": b"Simulated %d" % index, "totalGlobalMem": 2**30},
         ),
     )
+
+
+# --- launches
+
+
+class StandInLauncher(HostLauncher):
+    """The launches of `xpnet.cuda` on a machine: kernels compiled here, products NumPy's, a graph one call."""
+
+    def __init__(self, place, *, tf32=False):
+        super().__init__(place, tf32=tf32)
+        self.xp, self.machine = place.xp, place.xp.machine
+        self.capturing = False
+
+    def empty(self, shape, dtype):
+        return self.xp.empty(shape, dtype=dtype)
+
+    def _launched(self, function, *arguments):
+        self.machine.called("launch")
+        values = [each if hasattr(each, "source") else _values(self.machine, "launch", each) for each in arguments]
+        function(*values)
+
+    def kernel(self, kernel, inputs, outputs):
+        self.machine.called("compile")
+        return super().kernel(kernel, inputs, outputs)
+
+    def product(self, left, right, out):
+        self.machine.called("matmul")
+        call = partial(self._launched, np.matmul, left, right, out)
+        call()
+        return call
+
+    def address(self, array):
+        return array.values.ctypes.data
+
+    def copy(self, arrays, into):
+        self.machine.called("memcpyDtoD")
+        super().copy([array.values for array in arrays], into.values)
+
+    def graph(self, calls):
+        self.machine.called("graphInstantiate")
+        return super().graph(calls)

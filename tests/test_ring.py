@@ -95,8 +95,8 @@ def device():
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("slots", [1, 2, 3, 4])
-def test_every_batch_comes_through_whole(slots, seed):
-    order = orders(500, seed)  # 10,000 batches in all
+def test_every_batch_comes_through_whole(slots, seed, soak):
+    order = orders(10_000 if soak else 500, seed)  # 200,000 batches in all, or 10,000
     with SimulatedDevice(seed) as device, Ring(COLUMNS, ARRAYS, device=device, slots=slots) as ring:
         seen = train(ring, device, order)
     assert (seen.count(True), len(seen), device.faults) == (len(order), len(order), [])
