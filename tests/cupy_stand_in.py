@@ -144,10 +144,12 @@ class Machine(SimulatedDevice):
         The calls so far, by name and by kind.
     failed : list of str
         The calls that have failed.
+    largest : int
+        Bytes of the largest upload by `asarray`, for which CuPy takes as much page-locked memory and keeps it.
     """
 
     def __init__(self, *, count=1, room=2**24, pinned_room=2**24, fault=None, seed=0):
-        self.counts, self.failed, self.fault = Counter(), [], fault
+        self.counts, self.failed, self.fault, self.largest = Counter(), [], fault, 0
         self.sizes, self.limits, self.current = {}, Counter(), threading.local()
         self.devices, self.memory = count, {"memory": room, "pinned": pinned_room}
         self.namespace = _namespace(self)
@@ -432,7 +434,9 @@ def _namespace(machine):
     def asarray(array, dtype=None, device=None, copy=None):
         with nullcontext() if device is None else xp.cuda.Device(device.id):
             if not isinstance(array, ndarray):
-                return machine.array(np.asarray(array, dtype=dtype), "memcpyHtoD")
+                array = np.asarray(array, dtype=dtype)
+                machine.largest = max(machine.largest, array.nbytes)
+                return machine.array(array, "memcpyHtoD")
             here, cast = array.index == machine.index, dtype is not None and np.dtype(dtype) != array.dtype
             if here and not cast and not copy:
                 return array

@@ -298,6 +298,16 @@ def test_cupys_limit_on_its_pool_sends_data_through_the_ring(monkeypatch):
     nothing_is_left(machine)
 
 
+@pytest.mark.parametrize("order", "CF")
+def test_what_is_kept_on_the_device_is_uploaded_in_blocks(monkeypatch, order):
+    monkeypatch.setattr(data, "READ", 10 * N_X)
+    with Machine().as_cupy(monkeypatch) as machine:
+        found = trained(fit(np.asarray(X, order=order)))
+        assert machine.largest < X.nbytes
+    nothing_is_left(machine)
+    assert same(found, trained(fit(device="cpu")))
+
+
 # --- a checkpoint
 
 

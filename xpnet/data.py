@@ -476,11 +476,10 @@ class Examples:
 
     def _whole(self, *, gathered: bool) -> "Examples":
         """Return these examples with X at `place` whole."""
-        if (
-            self.scaling is None
-            and self.source.in_memory
-            and not (gathered and self.place.is_cuda and self._is_turned())
-        ):
+        # CuPy takes page-locked memory as large as the array that it uploads, so that goes block by block.
+        uploaded = self.place.is_cuda and self.source.place != self.place
+        turned = gathered and self.place.is_cuda and self._is_turned()
+        if self.scaling is None and self.source.in_memory and not uploaded and not turned:
             rows = convert(self.source.read(0, self.source.n_examples), None, self.place, self.dtype)
             if gathered and self.place.is_numpy:
                 rows = np.ascontiguousarray(rows)
