@@ -453,6 +453,7 @@ def _namespace(machine):
     pool = SimpleNamespace(
         free_bytes=lambda: 0,
         used_bytes=lambda: machine.taken("memory", machine.index),
+        total_bytes=lambda: machine.taken("memory", machine.index),
         get_limit=lambda: machine.limits[machine.index],
         set_limit=lambda size: machine.limits.update({machine.index: size - machine.limits[machine.index]}),
         free_all_blocks=lambda: machine.called("free"),
@@ -520,6 +521,10 @@ def _cuda(machine):
 # --- launches
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""For kernels that are compiled here count through their threads in global variables."""
+
+
 class StandInLauncher(HostLauncher):
     """The launches of `xpnet.cuda` on a machine: kernels compiled here, products NumPy's, a graph one call."""
 
@@ -534,7 +539,8 @@ class StandInLauncher(HostLauncher):
     def _launched(self, function, *arguments):
         self.machine.called("launch")
         values = [each if hasattr(each, "source") else _values(self.machine, "launch", each) for each in arguments]
-        function(*values)
+        with _ONE_AT_A_TIME:
+            function(*values)
 
     def kernel(self, kernel, inputs, outputs):
         self.machine.called("compile")

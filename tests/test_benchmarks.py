@@ -24,8 +24,8 @@ TABLES = {
 }
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tests/benchmarks/cpu.py"), "--quick", *arguments]
+def run(*arguments: str, script: str = "cpu.py", **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tests/benchmarks" / script), "--quick", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
 
 
@@ -125,3 +125,60 @@ def test_the_command_refuses_a_workload_that_there_is_not(tmp_path, capfd):
     assert main(["bench", "--workloads", "huge", "--out", str(tmp_path)]) == 2
     assert "huge is not among planar, digits" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+# --- the GPU's, on a CPU
+
+
+@pytest.fixture(scope="module")
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[str, Any]]:
+    """What the benchmark of GPUs printed, where it wrote, and what, when it went through on a CPU."""
+    out = tmp_path_factory.mktemp("gpu") / "results.json"
+    peers = ("--workloads", "digits-1024", "--peers", "PyTorch,JAX,CUDA graph")
+    done = run("--device", "cpu", *peers, "--repeats", "1", "--out", str(out), script="gpu.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, out, json.loads(out.read_text())
+
+
+def test_the_benchmark_of_gpus_goes_through_on_a_cpu(gpus):
+    sections = gpus[2]["sections"]
+    trained = {"digits-1024, gd", "digits-1024, adam"}
+    assert {name: set(section["tables"]) for name, section in sections.items()} == {
+        "parity": {"digits-1024, float32", "digits-1024, float64"},
+        "float32": trained,
+        "tf32": trained,
+        "large": {"epoch"},
+    }
+
+
+@pytest.mark.parametrize("peer", ["PyTorch", "JAX"])
+def test_a_peer_of_the_gpus_is_measured_when_it_is_installed(gpus, peer):
+    tables = [table for name in ("float32", "tf32") for table in gpus[2]["sections"][name]["tables"].values()]
+    for row in (table["contenders"][peer] for table in tables):
+        if importlib.util.find_spec(PEERS[peer]):
+            assert (len(row["seconds"]), row["wrong"]) == (1, "")
+        else:
+            assert row == {"skipped": f"{PEERS[peer]} is not installed"}
+
+
+def test_what_needs_a_gpu_is_skipped_with_a_word(gpus):
+    for table in gpus[2]["sections"]["float32"]["tables"].values():
+        word = table["contenders"]["CUDA graph"]["skipped"]
+        expected = "RuntimeError: a CUDA graph needs a GPU" if importlib.util.find_spec("torch") else "not installed"
+        assert word.endswith(expected)
+
+
+def test_the_benchmark_of_gpus_says_that_it_is_untried(gpus):
+    printed, out, results = gpus
+    assert all("Not yet run on a GPU" in text for text in (printed, out.with_suffix(".md").read_text()))
+    assert results["gpu"] == {"name": "none: this ran on the CPU, to test the benchmark itself"}
+
+
+def test_the_first_session_with_a_gpu_writes_what_became_of_each_step(tmp_path):
+    script = str(ROOT / "tests/benchmarks/first_gpu.py")
+    command = [sys.executable, script, "--device", "cpu", "--only", "doctor", "sanitizer", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "doctor: passed after" in done.stdout, done.stdout + done.stderr
+    (written,) = tmp_path.glob("first-gpu-*.txt")
+    assert "== doctor: passed" in written.read_text()
+    assert "xpnet" in written.read_text()

@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from peers import Job
@@ -16,6 +16,7 @@ from workers import Pool, Worker, WorkerError, absent, cores
 from workloads import Workload
 
 PEERS = ("PyTorch", "torch.compile", "JAX", "scikit-learn")
+GPU_PEERS = ("PyTorch", "torch.compile", "CUDA graph", "JAX")
 
 PAUSE = 0.05
 """Seconds between runs, in which the threads of the last contender cease to spin."""
@@ -71,12 +72,13 @@ def geometric_mean(values: list[float]) -> float:
 
 def missing(plan: Plan, contender: str) -> str:
     """Return why a contender does not take part, or nothing."""
-    return "not asked for" if contender in PEERS and contender not in plan.peers else absent(contender)
+    known = {*PEERS, *GPU_PEERS}
+    return "not asked for" if contender in known and contender not in plan.peers else absent(contender)
 
 
 def settings(job: Job, quick: bool) -> list[Job]:
     """Return the ways in which a peer may do a job: thread counts of 1 and all, and its variants."""
-    threads = [1] if quick else sorted({1, cores()})
+    threads = [1] if quick else sorted({1, cores()}) if job.device == "cpu" else [cores()]
     variants = [job.variant]
     if job.kind == "throughput":
         variants = list(CHUNKS)
@@ -84,11 +86,7 @@ def settings(job: Job, quick: bool) -> list[Job]:
         variants = ["", "fused"]
     if job.kind == "train" and job.contender == "JAX" and not job.workload.full:
         variants = ["step", "scan"]
-    return [
-        Job(job.kind, job.contender, job.workload, job.optimizer, count, variant)
-        for variant in variants
-        for count in threads
-    ]
+    return [replace(job, threads=count, variant=variant) for variant in variants for count in threads]
 
 
 def enter(pool: Pool, plan: Plan, job: Job, *, warm: Arguments, short: Arguments) -> Entrant:
@@ -193,7 +191,7 @@ def contest(title: str, entrants: list[Entrant], *, unit: str, divisor: float) -
             "ratio": stats(ratios),
             "tried": entrant.tried,
         }
-    rivals = [name for name in PEERS if "ratio" in table.get(name, {})]
+    rivals = [name for name in dict.fromkeys((*PEERS, *GPU_PEERS)) if "ratio" in table.get(name, {})]
     fastest = min(rivals, key=lambda name: table[name]["ratio"]["median"], default=None)
     runs = len(reference.seconds)
     return {"title": title, "unit": unit, "runs": runs, "fastest_peer": fastest, "contenders": table}

@@ -22,7 +22,7 @@ from workloads import WORKLOADS
 SECTIONS = ("import", "gd", "adam", "predict", "time-to-score", "memory", "growth", "threads")
 
 
-def _some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+def some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     def read(text: str) -> tuple[str, ...]:
         chosen = tuple(text.split(","))
         if unknown := [name for name in chosen if name not in known]:
@@ -36,9 +36,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = tuple(WORKLOADS)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to test the suite itself")
-    parser.add_argument("--only", type=_some_of(SECTIONS), default=SECTIONS, help=f"of {','.join(SECTIONS)}")
-    parser.add_argument("--workloads", type=_some_of(names), default=names, help=f"of {','.join(names)}")
-    parser.add_argument("--peers", type=_some_of(PEERS), default=PEERS, help=f"of {','.join(PEERS)}")
+    parser.add_argument("--only", type=some_of(SECTIONS), default=SECTIONS, help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--workloads", type=some_of(names), default=names, help=f"of {','.join(names)}")
+    parser.add_argument("--peers", type=some_of(PEERS), default=PEERS, help=f"of {','.join(PEERS)}")
     parser.add_argument("--repeats", type=int, default=None, help="measured runs of each: 7, with --quick 2")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="a folder, or a .json file")
     return parser.parse_args()
@@ -75,12 +75,18 @@ def _write(path: Path, results: dict[str, Any]) -> None:
     path.with_suffix(".md").write_text(report.markdown(results))
 
 
-def _measure(name: str, measured: Section, found: dict[str, Any], keep: Callable[[], None]) -> None:
+def measure(
+    name: str,
+    measured: Section,
+    found: dict[str, Any],
+    keep: Callable[[], None],
+    shown: Callable[[dict[str, Any]], str] | None = None,
+) -> None:
     """Run one section, keeping every table as soon as it is known."""
     try:
         for key, each in measured:
             found["tables"][key] = each
-            print(report.tables(name, {key: each}), end="\n\n", flush=True)
+            print(shown({key: each}) if shown else report.tables(name, {key: each}), end="\n\n", flush=True)
             keep()
     except WorkerError as error:
         found["error"] = str(error)
@@ -88,7 +94,7 @@ def _measure(name: str, measured: Section, found: dict[str, Any], keep: Callable
         keep()
 
 
-def _problems(results: dict[str, Any]) -> list[str]:
+def problems(results: dict[str, Any]) -> list[str]:
     """Return what must not be: sections that ended by an error, contenders that computed something else."""
     found = [f"{name}: {each['error']}" for name, each in results["sections"].items() if "error" in each]
     for name, each in results["sections"].items():
@@ -116,13 +122,13 @@ def main() -> int:
             }
             results["sections"][name] = found
             print(report.heading(name, found), end="\n\n", flush=True)
-            _measure(name, known[name](), found, lambda: _write(path, results))
+            measure(name, known[name](), found, lambda: _write(path, results))
     print(report.summary(results))
     print(f"\nWritten to {path.name} and {path.with_suffix('.md').name}.")
-    problems = _problems(results)
-    for problem in problems:
+    wrong = problems(results)
+    for problem in wrong:
         print(f"WRONG: {problem}")
-    return 1 if problems else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -19,11 +19,16 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants, everyone's default."""
 
 
+MOVED = ("bytes_moved", "hidden_copy_seconds", "exposed_copy_seconds", "compute_seconds")
+"""What xpnet tells of data that went through its ring."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a worker is to do: `kind` is ``"train"``, ``"latency"``, ``"throughput"``, ``"score"`` …
 
-    `threads` is None where the contender chooses; `variant` is one of its ways, where it has several.
+    `threads` is None where the contender chooses; `variant` is one of its ways, where it has several. On `device`
+    ``"cuda"`` products of float32 may be rounded to TF32 where `tf32` says so, and are exact where not.
     """
 
     kind: str
@@ -32,6 +37,8 @@ class Job:
     optimizer: str = "gd"
     threads: int | None = None
     variant: str = ""
+    device: str = "cpu"
+    tf32: bool = False
 
 
 class Task(NamedTuple):
@@ -57,6 +64,9 @@ def xpnet_fit(job: Job) -> Task:
     it = job.workload
     rows, labels = data(it)
     W1, b1, W2, b2 = start(it)
+    if job.variant == "streamed":
+        xpnet.data.RESIDENT = 0.0
+    on_gpu = {} if job.device == "cpu" else {"device": job.device, "tf32": job.tf32}
 
     def run(_: Any, epochs: int) -> dict[str, Any]:
         net = xpnet.fit(
@@ -74,8 +84,11 @@ def xpnet_fit(job: Job) -> Task:
             random_state=0,
             threads=job.threads,
             verbose=False,
+            **on_gpu,
         )
-        return outcome(net.history["cost"]) | {"steps": net.timing["steps"], "load": net.timing["load_seconds"]}
+        moved = {key: net.timing[key] for key in MOVED if key in net.timing}
+        told = {"steps": net.timing["steps"], "load": net.timing["load_seconds"], "train": net.timing["train_seconds"]}
+        return outcome(net.history["cost"]) | told | moved
 
     return Task(run)
 
@@ -200,33 +213,37 @@ def products(job: Job) -> Task:
 # PyTorch --------------------------------------------------------------------------------------------------------------
 
 
-def torch_start(workload: Workload) -> list[Any]:
+def torch_start(workload: Workload, device: str = "cpu") -> list[Any]:
     """Return the parameters as tensors: biases are vectors there."""
     import torch
 
     W1, b1, W2, b2 = start(workload)
-    return [torch.from_numpy(array) for array in (W1, b1[:, 0], W2, b2[:, 0])]
+    return [torch.from_numpy(array).to(device) for array in (W1, b1[:, 0], W2, b2[:, 0])]
 
 
-def torch_model(workload: Workload) -> Any:
+def torch_model(workload: Workload, device: str = "cpu") -> Any:
     """Return the network as a module without its last function, which the loss brings."""
     import torch
 
     it = workload
     model = torch.nn.Sequential(torch.nn.Linear(it.n_x, it.n_h), torch.nn.Tanh(), torch.nn.Linear(it.n_h, it.n_y))
-    model = model.to(getattr(torch, it.dtype))
+    model = model.to(device, getattr(torch, it.dtype))
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), torch_start(it), strict=True):
             parameter.copy_(value)
     return model
 
 
-def _torch_data(workload: Workload) -> tuple[Any, Any]:
+def _torch_ready(job: Job) -> tuple[Any, Any]:
+    """Set PyTorch up for a job, and return its X and y, on the device."""
     import torch
 
-    rows, labels = data(workload)
-    y = torch.from_numpy(targets(workload) if workload.n_y == 1 else labels)
-    return torch.from_numpy(rows), y
+    torch.set_num_threads(job.threads)
+    torch.set_float32_matmul_precision("high" if job.tf32 else "highest")
+    torch.manual_seed(0)
+    rows, labels = data(job.workload)
+    y = torch.from_numpy(targets(job.workload) if job.workload.n_y == 1 else labels)
+    return torch.from_numpy(rows).to(job.device), y.to(job.device)
 
 
 def _torch_loss(workload: Workload) -> Callable[[Any, Any], Any]:
@@ -235,7 +252,7 @@ def _torch_loss(workload: Workload) -> Callable[[Any, Any], Any]:
     return functional.binary_cross_entropy_with_logits if workload.n_y == 1 else functional.cross_entropy
 
 
-def _torch_epochs(workload: Workload, step: Callable[[Any], Any], epochs: int) -> dict[str, Any]:
+def _torch_epochs(workload: Workload, step: Callable[[Any], Any], epochs: int, device: str = "cpu") -> dict[str, Any]:
     """Go through the epochs by ``step(chosen) -> cost``; None chooses all examples."""
     import torch
 
@@ -244,10 +261,12 @@ def _torch_epochs(workload: Workload, step: Callable[[Any], Any], epochs: int) -
         if workload.full:
             costs.append(step(None).item())
             continue
-        total = torch.zeros(())
-        for chosen in torch.randperm(workload.m).split(workload.batch):
+        total = torch.zeros((), device=device)
+        for chosen in torch.randperm(workload.m, device=device).split(workload.batch):
             total += step(chosen)
         costs.append(total.item() / workload.steps)
+    if device != "cpu":
+        torch.cuda.synchronize()  # the last cost is there before the last update
     return outcome(costs)
 
 
@@ -259,13 +278,11 @@ def pytorch(job: Job) -> Task:
     """Train by PyTorch, eager, with the optimizer as it comes or, the variant, with ``fused=True``."""
     import torch
 
-    torch.set_num_threads(job.threads)
-    torch.manual_seed(0)
-    loss_of, (X, y) = _torch_loss(job.workload), _torch_data(job.workload)
+    loss_of, (X, y) = _torch_loss(job.workload), _torch_ready(job)
     algorithm = torch.optim.SGD if job.optimizer == "gd" else torch.optim.Adam
 
     def fresh() -> tuple[Any, Any]:
-        model = torch_model(job.workload)
+        model = torch_model(job.workload, job.device)
         fused = True if job.variant == "fused" else None
         return model, algorithm(model.parameters(), lr=RATES[job.optimizer], fused=fused)
 
@@ -280,7 +297,7 @@ def pytorch(job: Job) -> Task:
             optimizer.step()
             return loss.detach()
 
-        return _torch_epochs(job.workload, step, epochs)
+        return _torch_epochs(job.workload, step, epochs, job.device)
 
     return Task(run, fresh)
 
@@ -290,10 +307,8 @@ def torch_compile(job: Job) -> Task:
     import torch
     from torch.nn.functional import linear
 
-    torch.set_num_threads(job.threads)
-    torch.manual_seed(0)
     torch._dynamo.reset()
-    loss_of, (X, y) = _torch_loss(job.workload), _torch_data(job.workload)
+    loss_of, (X, y) = _torch_loss(job.workload), _torch_ready(job)
     rate = RATES[job.optimizer]
 
     def cost_of(parameters: list[Any], X_batch: Any, y_batch: Any) -> Any:
@@ -320,17 +335,70 @@ def torch_compile(job: Job) -> Task:
     compiled = torch.compile(descend if job.optimizer == "gd" else adam, fullgraph=True)
 
     def fresh() -> tuple[Any, Any]:
-        parameters = torch_start(job.workload)
+        parameters = torch_start(job.workload, job.device)
         if job.optimizer == "gd":
             return parameters, None
         v, s = [torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters]
         # The steps so far, not 0-D: PyTorch 2.13 compiles away a change to a 0-D float64 tensor.
-        return parameters, (v, s, torch.zeros(1, dtype=parameters[0].dtype))
+        return parameters, (v, s, torch.zeros(1, dtype=parameters[0].dtype, device=job.device))
 
     def run(made: tuple[Any, Any], epochs: int) -> dict[str, Any]:
-        return _torch_epochs(job.workload, partial(compiled, *made, X, y), epochs)
+        return _torch_epochs(job.workload, partial(compiled, *made, X, y), epochs, job.device)
 
     return Task(run, fresh)
+
+
+def cuda_graph(job: Job) -> Task:
+    """Train by one CUDA graph, captured by hand, that is PyTorch's whole step: loss, gradient and fused update.
+
+    Not yet run on a GPU.
+    """
+    import torch
+
+    if job.device == "cpu":
+        raise RuntimeError("a CUDA graph needs a GPU")
+    it, loss_of, (X, y) = job.workload, _torch_loss(job.workload), _torch_ready(job)
+    model = torch_model(it, job.device)
+    if job.optimizer == "gd":
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATES["gd"], fused=True)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), lr=RATES["adam"], fused=True, capturable=True)
+    chosen = None if it.full else torch.zeros(it.batch, dtype=torch.int64, device=job.device)
+
+    def whole_step() -> Any:
+        X_batch, y_batch = _chosen(X, y, chosen)
+        optimizer.zero_grad(set_to_none=False)
+        loss = loss_of(model(X_batch), y_batch)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):  # what is loaded and allocated at first may not be while a stream is captured
+            whole_step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        cost = whole_step()
+
+    def fresh() -> None:
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), torch_start(it, job.device), strict=True):
+                parameter.copy_(value)
+            for state in optimizer.state.values():
+                for value in state.values():
+                    if torch.is_tensor(value):
+                        value.zero_()
+
+    def step(numbers: Any) -> Any:
+        if numbers is not None:
+            chosen.copy_(numbers)
+        graph.replay()
+        return cost
+
+    return Task(lambda _, epochs: _torch_epochs(it, step, epochs, job.device), fresh)
 
 
 # JAX ------------------------------------------------------------------------------------------------------------------
@@ -381,6 +449,10 @@ def jax_jit(job: Job) -> Task:
 
     it = job.workload
     jax.config.update("jax_enable_x64", it.dtype == "float64")
+    if job.device != "cpu":
+        jax.config.update("jax_default_matmul_precision", "tensorfloat32" if job.tf32 else "highest")
+        if jax.default_backend() != "gpu":
+            raise RuntimeError("JAX has no GPU here")
     rows, labels = data(it)
     X, y = jnp.asarray(rows), jnp.asarray(labels if it.n_y > 1 else labels.astype(it.dtype))
     cost_of, update, rng = _jax_loss(it), _jax_update(job.optimizer), np.random.default_rng(0)
@@ -489,6 +561,7 @@ _TRAIN: dict[str, Callable[[Job], Task]] = {
     "products": products,
     "PyTorch": pytorch,
     "torch.compile": torch_compile,
+    "CUDA graph": cuda_graph,
     "JAX": jax_jit,
     "scikit-learn": scikit_learn,
 }

@@ -162,6 +162,10 @@ _TITLES = {
     "import": "Import",
     "growth": "Growth",
     "threads": "Threads",
+    "parity": "The first epoch's cost against NumPy's",
+    "float32": "Training on a GPU, float32",
+    "tf32": "Training on a GPU, float32 with products in TF32",
+    "large": "Ten million examples on a GPU",
 }
 
 

@@ -48,7 +48,7 @@ def _wrong(workload: Workload, told: dict[str, Any], ours: dict[str, Any], start
     return ""
 
 
-def _check(table: dict[str, Any], entrants: list[Entrant], workload: Workload, start: float) -> None:
+def check(table: dict[str, Any], entrants: list[Entrant], workload: Workload, start: float) -> None:
     """Add to each contender's row its last cost and what is wrong with it."""
     ours = entrants[0].told[-1]
     for entrant in entrants:
@@ -77,7 +77,7 @@ def train(pool: Pool, plan: Plan, names: list[str], optimizer: str) -> Section:
         in_turn(pool, entrants, plan.repeats, warm=warm, arguments=always(epochs=workload.epochs))
         steps = workload.epochs * workload.steps
         table = contest(workload.title, entrants, unit="µs per step", divisor=steps * 1e-6)
-        _check(table, entrants, workload, told["cost"])
+        check(table, entrants, workload, told["cost"])
         if "ratio" in table["contenders"].get("products", {}):
             table["contenders"]["products"]["note"] = "the five matrix products alone; its ratio is xpnet's efficiency"
         yield name, table | {"epochs": workload.epochs, "steps": workload.steps}

@@ -32,6 +32,7 @@ MODULES = {
     "products": "numpy",
     "PyTorch": "torch",
     "torch.compile": "torch",
+    "CUDA graph": "torch",
     "JAX": "jax",
     "scikit-learn": "sklearn",
 }
@@ -57,11 +58,15 @@ def absent(contender: str) -> str:
     return f"{module} is not installed"
 
 
-def environment(contender: str, threads: int | None, cache: str) -> dict[str, str]:
+def environment(contender: str, threads: int | None, cache: str, device: str = "cpu") -> dict[str, str]:
     """Return the environment of a contender held to so many threads; None leaves it to the contender."""
     ours = {key: value for key, value in os.environ.items() if key not in (*_THREADS, "XLA_FLAGS")}
     ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), ours.get("PYTHONPATH")]))
-    ours |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_CACHE_DIR": cache}
+    ours["TORCHINDUCTOR_CACHE_DIR"] = cache
+    if device == "cpu":
+        ours |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    else:
+        ours["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the others have the same GPU
     if threads is not None:
         ours |= dict.fromkeys(_THREADS, str(threads))
     if contender == "JAX" and threads == 1:
@@ -72,7 +77,7 @@ def environment(contender: str, threads: int | None, cache: str) -> dict[str, st
 class Worker:
     """A contender's process, as the measuring process sees it."""
 
-    def __init__(self, contender: str, threads: int | None, cache: str) -> None:
+    def __init__(self, contender: str, threads: int | None, cache: str, device: str = "cpu") -> None:
         # JAX has no setting that holds it to one thread; one core does.
         pinned = ["--pin"] if contender == "JAX" and threads == 1 else []
         self.process = subprocess.Popen(
@@ -81,7 +86,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment(contender, threads, cache),
+            env=environment(contender, threads, cache, device),
         )
         self.job: Any = None
 
@@ -142,7 +147,7 @@ class Worker:
 
 
 class Pool:
-    """The workers that are alive, one for each contender, thread count and dtype."""
+    """The workers that are alive, one for each contender, thread count, dtype and device."""
 
     def __init__(self) -> None:
         self.workers: dict[Any, Worker] = {}
@@ -159,15 +164,15 @@ class Pool:
     def ready(self, job: Any) -> Worker:
         """Return a worker that is prepared for the job."""
         # The dtype, because JAX's float64 is a setting of the process.
-        key = job.contender, job.threads, job.workload.dtype
+        key = job.contender, job.threads, job.workload.dtype, job.device
         if key not in self.workers or self.workers[key].process.poll() is not None:
-            self.workers[key] = self.new(job.contender, job.threads)
+            self.workers[key] = self.new(job.contender, job.threads, job.device)
         self.workers[key].prepare(job)
         return self.workers[key]
 
-    def new(self, contender: str, threads: int | None) -> Worker:
+    def new(self, contender: str, threads: int | None, device: str = "cpu") -> Worker:
         """Return a new worker, which the caller closes."""
-        return Worker(contender, threads, self.cache.name)
+        return Worker(contender, threads, self.cache.name, device)
 
     def release(self, kept: Any) -> None:
         """Let all workers but those in `kept` let go of their data."""
