@@ -134,7 +134,7 @@ def test_the_command_refuses_a_workload_that_there_is_not(tmp_path, capfd):
 def gpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[str, Any]]:
     """What the benchmark of GPUs printed, where it wrote, and what, when it went through on a CPU."""
     out = tmp_path_factory.mktemp("gpu") / "results.json"
-    peers = ("--workloads", "digits-1024", "--peers", "PyTorch,JAX,CUDA graph")
+    peers = ("--workloads", "digits-1024", "--peers", "PyTorch,CUDA graph")
     done = run("--device", "cpu", *peers, "--repeats", "1", "--out", str(out), script="gpu.py")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, out, json.loads(out.read_text())
@@ -151,7 +151,7 @@ def test_the_benchmark_of_gpus_goes_through_on_a_cpu(gpus):
     }
 
 
-@pytest.mark.parametrize("peer", ["PyTorch", "JAX"])
+@pytest.mark.parametrize("peer", ["PyTorch"])
 def test_a_peer_of_the_gpus_is_measured_when_it_is_installed(gpus, peer):
     tables = [table for name in ("float32", "tf32") for table in gpus[2]["sections"][name]["tables"].values()]
     for row in (table["contenders"][peer] for table in tables):
