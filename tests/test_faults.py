@@ -331,8 +331,12 @@ def test_whatever_fails_the_checkpoint_is_whole_and_goes_on_to_the_same_bits(mon
     for at in calls(clean.counts[counted], soak)[1:]:
         path = tmp_path / f"{at}"
         fault = Fault(make, at, counted, lasting=True)
-        with pytest.raises(DeviceError):
-            run(path, fault=fault, seed=at)
+        try:
+            machine, _ = run(path, fault=fault, seed=at)
+        except DeviceError:
+            pass
+        else:  # the last calls may come to be fewer, when fewer batches were asked for ahead
+            assert machine.failed == [], at
         written.append(path.exists())
         assert np.array_equal(run(path)[1], uninterrupted), at
     assert any(written)
