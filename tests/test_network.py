@@ -357,7 +357,7 @@ def test_a_tables_columns_are_kept_as_feature_names():
 
 
 @pytest.mark.parametrize(
-    ("names", "named"), {"abz": "lacks 'c'; .*|lacks 'c' and .*has 'z'", "bac": "another order"}.items()
+    ("names", "named"), {"abz": "lacks 'c'; .*|lacks 'c' and .*has 'z'", "bac": "'b', 'a' are out of place"}.items()
 )
 def test_a_table_of_other_columns_is_refused(names, named):
     net = fit(table(), problem()[1], examples="rows")

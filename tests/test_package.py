@@ -37,6 +37,7 @@ def test_the_public_names_are_these():
         "datasets",
         "devices",
         "errors",
+        "features",
         "fit",
         "gradient_check",
         "initializers",

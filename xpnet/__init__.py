@@ -7,7 +7,7 @@
 True
 """
 
-from xpnet import activations, datasets, errors, initializers, optimizers, plot
+from xpnet import activations, datasets, errors, features, initializers, optimizers, plot
 from xpnet.activations import Activation
 from xpnet.data import Loader
 from xpnet.device import devices
@@ -25,6 +25,7 @@ __all__ = [
     "datasets",
     "devices",
     "errors",
+    "features",
     "fit",
     "gradient_check",
     "initializers",

@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from xpnet import device as devices
-from xpnet import targets
+from xpnet import frames, targets
 from xpnet.arguments import choice, true_or_false, whole
 from xpnet.cuda import CudaDevice, Filling, Ring, Timing, gathered
 from xpnet.device import HOST, Place
 from xpnet.errors import ArgumentError, DataError, DeviceMemoryWarning, ShapeError
+from xpnet.features import Features
 from xpnet.typing import Array, Namespace
 
 RUN = 4_096
@@ -176,7 +177,14 @@ class Source:
         raise DataError(f"{self.name} must be finite; {where} is {value}. Remove such examples or fill in the values.")
 
 
-def source(X: Any, *, examples: str = "columns", name: str = "X") -> Source:
+def source(
+    X: Any,
+    *,
+    examples: str = "columns",
+    name: str = "X",
+    features: Features | None = None,
+    names: Sequence[str] | None = None,
+) -> Source:
     """Return `X` as a source.
 
     Parameters
@@ -187,26 +195,37 @@ def source(X: Any, *, examples: str = "columns", name: str = "X") -> Source:
         Which way the examples lie.
     name : str
         What messages call it.
+    features : Features, optional
+        How tables are encoded; arrays are taken as encoded already.
+    names : sequence of str, optional
+        The columns that tables must have when they are not encoded.
 
     Raises
     ------
     DataError
         It is empty, complex, or not numbers.
     ShapeError
-        It is not 2-D, or the parts have different features.
+        It is not 2-D, the parts have different features, or a table has other columns than it must.
     """
     choice("examples", examples, ("columns", "rows"))
+    tables = frames.tables(X, examples=examples, name=name)
+    called = [f"{name}[{i}]" for i in range(len(tables))] if isinstance(X, list | tuple) else [name]
+    if tables and features is not None:
+        encoded = [features.encode(table, name=each) for table, each in zip(tables, called, strict=True)]
+        return replace(source(encoded, examples="rows", name=name), names=features.names)
+    for table, each in zip(tables, called, strict=False):
+        if names is not None:
+            frames.check_names(table, names, name=each, kept_as="net.feature_names" if name == "X" else "")
     if isinstance(X, list | tuple) and X and all(hasattr(part, "shape") and len(part.shape) == 2 for part in X):
         return _joined([_one(part, examples, f"{name}[{i}]") for i, part in enumerate(X)], list(X), name)
     return _one(X, examples, name)
 
 
 def _one(X: Any, examples: str, name: str) -> Source:
-    names = _column_names(X)
+    names = frames.names(X)
     if names is not None:
-        if examples != "rows":
-            raise ShapeError(f'{name} is a table, whose examples are rows. Pass examples="rows".')
-        X = _table_values(X, names, name)
+        frames.tables(X, examples=examples, name=name)
+        X = frames.numbers(X, name=name)
     elif not hasattr(X, "shape"):
         X = _from_lists(X, name)
     elif hasattr(X, "tocsr"):
@@ -233,7 +252,9 @@ def _one(X: Any, examples: str, name: str) -> Source:
 
 def _no_array(X: Any, name: str) -> DataError:
     what = "None" if X is None else f"of type {type(X).__name__}"
-    return DataError(f"{name} must be an array of numbers, (n_x, m); it is {what}. Pass an array, a table or a list.")
+    lazy = next((way for way in ("collect", "to_table", "read_all") if hasattr(X, way)), None)
+    mend = "an array, a table or a list" if lazy is None else f'{name}.{lazy}(), with examples="rows"'
+    return DataError(f"{name} must be an array of numbers, (n_x, m); it is {what}. Pass {mend}.")
 
 
 def _check_shape(shape: tuple[int, ...], rows: bool, name: str) -> None:
@@ -266,9 +287,10 @@ def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
                 f"{name}[{i}] has {part.n_features}. Parts are joined along the examples."
             )
         if part.names and first.names and part.names != first.names:
+            problem, _ = frames.difference(first.names, part.names)
             raise ShapeError(
-                f"The parts of {name} must have the same columns in the same order; {name}[0] has "
-                f"{', '.join(first.names)}, {name}[{i}] has {', '.join(part.names)}. Pass {name}[{i}][list({name}[0])]."
+                f"{name}[{i}] must have the columns of {name}[0], in their order; {problem}. Pass its columns as "
+                f"{name}[0] has them."
             )
     devices.same_place(*((f"{name}[{i}]", array) for i, array in enumerate(arrays)))
     ends = np.cumsum([part.n_examples for part in parts])
@@ -285,27 +307,6 @@ def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
 
     in_memory = all(part.in_memory for part in parts)
     return replace(first, n_examples=int(ends[-1]), in_memory=in_memory, read=read, name=name)
-
-
-def _column_names(X: Any) -> tuple[str, ...] | None:
-    """Return the columns' names of a pandas, polars or pyarrow table; None for anything else."""
-    names = getattr(X, "column_names", None) or (getattr(X, "columns", None) if hasattr(X, "to_numpy") else None)
-    return None if names is None or isinstance(names, str) else tuple(str(name) for name in names)
-
-
-def _table_values(X: Any, names: tuple[str, ...], name: str) -> npt.NDArray[Any]:
-    twice = sorted({repr(key) for key in names if names.count(key) > 1})
-    if twice or not names:
-        came = f"{', '.join(twice[:8])} {'is' if len(twice) == 1 else 'are'} there twice" if twice else "it has none"
-        raise DataError(f"{name} must have columns of different names; {came}. Rename or add columns.")
-    columns = [np.asarray(X[key]) for key in (X.columns if hasattr(X, "to_numpy") else X.column_names)]
-    wrong = [repr(key) for key, column in zip(names, columns, strict=True) if column.dtype.kind not in "biuf"]
-    if wrong:
-        raise DataError(
-            f"The columns of {name} must be numbers; {', '.join(wrong[:8])} {'is' if len(wrong) == 1 else 'are'} not. "
-            "Drop them or encode them as numbers."
-        )
-    return np.column_stack(columns)
 
 
 def _from_lists(X: Any, name: str) -> npt.NDArray[Any]:

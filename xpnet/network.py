@@ -14,12 +14,13 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from xpnet import activations, data, engine, equations, files, heads, targets
+from xpnet import activations, data, engine, equations, files, frames, heads, targets
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.arguments import choice, file_path, nearest, real, whole
 from xpnet.device import HOST, Place
 from xpnet.errors import ArgumentError, DataError, FileFormatError, ShapeError
+from xpnet.features import Features, packed, unpacked
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
 
@@ -52,7 +53,10 @@ class Network:
     activation : Activation
         Of the hidden layers.
     feature_names : tuple of str or None
-        The columns of the table trained on.
+        The columns of the table trained on; where they were encoded, the features made of them, such as
+        ``"city=Paris"``.
+    features : Features or None
+        What `fit` was told to do with the table's columns, as learned; see `xpnet.features`.
     scaling : (mean, deviation) or None
         Of ``standardize=True``, ``(n_x,)`` each, NumPy float64.
     history : mapping of str to list of float
@@ -75,6 +79,7 @@ class Network:
     kind: Task
     place: Place = HOST
     feature_names: tuple[str, ...] | None = None
+    features: Features | None = None
     scaling: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
     history: Mapping[str, list[float]] = field(default_factory=dict)
     epochs_run: int = 0
@@ -149,8 +154,9 @@ class Network:
 
         Parameters
         ----------
-        X : (n_x, m) array
-            Examples as columns, or ``(m, n_x)`` with ``examples="rows"``.
+        X : (n_x, m) array or table
+            Examples as columns, or ``(m, n_x)`` with ``examples="rows"``. A table must have the columns trained on, in
+            their order; an array is taken to have the features so.
         examples : {"columns", "rows"}
             Which way the examples lie.
 
@@ -164,7 +170,7 @@ class Network:
         ShapeError
             X has not the features that were trained on.
         DataError
-            X is empty, not numbers, or not finite.
+            X is empty, not numbers, or not finite, or a table has words that were not trained on.
         """
         A, home = self._output(X, examples)
         if self.kind.classes is None:
@@ -213,6 +219,33 @@ class Network:
         with self._engine(source.n_examples) as run, self.place.active():
             return float(run.cost(self.layers, given.kept(gathered=False).whole().pieces)) / source.n_examples
 
+    def encode(self, X: Any, *, examples: str = "columns") -> Array:
+        """Return X as the numbers that the network takes, ``(n_x, m)``, before it standardizes them.
+
+        Of a table it is what an ONNX model or an exported file has to be given; they know no columns.
+
+        Parameters
+        ----------
+        X : (m, n_columns) table
+            With ``examples="rows"``; or an array, which is numbers already.
+        examples : {"columns", "rows"}
+            Which way the examples lie.
+
+        Returns
+        -------
+        (n_x, m) array
+            The rows are ``net.feature_names``.
+
+        Raises
+        ------
+        ShapeError
+            X has other columns than were trained on.
+        DataError
+            X is empty, or has values that the network has no treatment for.
+        """
+        source = self._source(X, examples)
+        return source.place.xp.matrix_transpose(source.read(0, source.n_examples))
+
     def to(self, device: str) -> "Network":
         """Return this network on another device, such as ``"cpu"`` or ``"cuda"``.
 
@@ -253,6 +286,7 @@ class Network:
                 "classes_dtype": None if classes is None else _label_dtype(classes),
                 "activation": self.activation.name,
                 "feature_names": self.feature_names,
+                "features": packed(self.features),
                 "epochs_run": self.epochs_run,
                 "best_epoch": self.best_epoch,
                 "stop_reason": self.stop_reason,
@@ -421,12 +455,13 @@ class Network:
         return engine.running(self.place, self.sizes, self.activation, head, columns=columns, threads=None)
 
     def _source(self, X: Any, examples: str) -> data.Source:
-        source = data.source(X, examples=examples)
+        source = data.source(X, examples=examples, features=self.features, names=self.feature_names)
         n_x = self.sizes[0]
-        if self.feature_names and source.names and source.names != self.feature_names:
-            raise ShapeError(_names_differ(self.feature_names, source.names))
         if source.n_features != n_x:
-            problem = f"X has {source.n_features} features but the network was trained on {n_x}."
+            these = f" ({frames.listed(list(map(repr, source.names)))})" if source.names else ""
+            problem = f"X has {source.n_features} features{these} but the network was trained on {n_x}."
+            if self.features is not None:
+                raise ShapeError(f"{problem} They are made of a table's columns: pass the table, or net.encode(table).")
             other = 'examples="rows"' if examples == "columns" else 'examples="columns"'
             turned = f" Examples are {examples}: did you mean X.T or {other}?" if source.n_examples == n_x else ""
             raise ShapeError(problem + (turned or " Pass the features that it was trained on, in the same order."))
@@ -493,17 +528,6 @@ def _shown(name: str, array: Array) -> str:
     host = devices.to_host(array)
     values = np.array2string(host, precision=4, suppress_small=True, threshold=36, edgeitems=3, max_line_width=100)
     return f"{name}  {host.shape}\n    " + values.replace("\n", "\n    ")
-
-
-def _names_differ(known: Sequence[str], given: Sequence[str]) -> str:
-    missing = [repr(name) for name in known if name not in given]
-    extra = [repr(name) for name in given if name not in known]
-    if not missing and not extra:
-        return "X has the columns trained on in another order. Pass X[list(net.feature_names)]."
-    parts = [f"it lacks {', '.join(missing[:8])}"] * bool(missing) + [f"it also has {', '.join(extra[:8])}"] * bool(
-        extra
-    )
-    return f"X must have the columns trained on; {' and '.join(parts)}. Pass X[list(net.feature_names)]."
 
 
 _HISTORY = "history."
@@ -641,6 +665,9 @@ def _from_file(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any], a
         isinstance(names, list) and len(names) == layers[0].W.shape[1] and all(isinstance(name, str) for name in names)
     ):
         raise ValueError("feature names that do not fit the weights")
+    treatment = unpacked(metadata.get("features"))  # which earlier versions had not
+    if treatment is not None and list(treatment.names) != names:
+        raise ValueError("features that do not fit their names")
     if not isinstance(metadata["stop_reason"], str):
         raise ValueError("stop_reason that is not a word")
     best = metadata["best_epoch"]
@@ -649,6 +676,7 @@ def _from_file(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any], a
         activation=activation,
         kind=kind,
         feature_names=None if names is None else tuple(names),
+        features=treatment,
         scaling=scaling,
         history=history,
         epochs_run=whole("epochs_run", metadata["epochs_run"], low=0),

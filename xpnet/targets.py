@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from xpnet import frames
 from xpnet.arguments import choice, real
 from xpnet.device import to_host
 from xpnet.errors import ArgumentError, DataError, ShapeError, TargetError
@@ -92,7 +93,7 @@ def _values(Y: Any, name: str) -> npt.NDArray[Any]:
     if hasattr(Y, "shape") and hasattr(Y, "dtype") and not hasattr(Y, "to_numpy"):
         return to_host(Y)
     try:
-        values = np.asarray(Y)
+        values = frames.plain(Y)
         return np.asarray(Y, dtype=object) if isinstance(Y, list | tuple) and values.dtype.kind in "US" else values
     except ValueError as error:
         raise ShapeError(

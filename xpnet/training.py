@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Never
 
 import numpy as np
 
-from xpnet import activations, data, engine, files, heads, initializers, optimizers, parameters, targets
+from xpnet import activations, data, engine, files, frames, heads, initializers, optimizers, parameters, targets
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.arguments import file_path, real, refuse_unknown, true_or_false, whole
@@ -31,6 +31,7 @@ from xpnet.errors import (
     ScaleWarning,
     ShapeError,
 )
+from xpnet.features import Features, Plan, planned
 from xpnet.network import Network, history_arrays, prepared, take_history
 from xpnet.optimizers import Optimizer, Schedule
 from xpnet.targets import Task
@@ -55,6 +56,7 @@ _IS = {
     "sample_weight": "sample_weights weights weight",
     "class_weight": "class_weights",
     "standardize": "normalize scale scaler standardise",
+    "features": "categorical_features cat_features encoder imputer transformer preprocessor",
     "activation": "activation_function nonlinearity act",
     "initial": "warm_start init initial_weights coefs_init parameters",
     "verbose": "verbosity print_cost progress disp",
@@ -129,6 +131,7 @@ def fit(
     sample_weight: Any = None,
     class_weight: Any = None,
     standardize: bool = False,
+    features: Mapping[str, Any] | str | Plan | Features | None = None,
     initial: Network | Sequence[tuple[Any, Any]] | None = None,
     device: str | None = None,
     dtype: str = "float32",
@@ -180,6 +183,9 @@ def fit(
         Weights of the labels.
     standardize : bool
         Scale features by their mean and deviation over the training examples; the network keeps these.
+    features : dict, "auto", or from `xpnet.features`, optional
+        What to do with columns of a table that are not plain numbers, such as ``{"city": "onehot", "age": "median"}``.
+        It is learned from the training examples, and the network keeps it.
     initial : Network or list of (W, b), optional
         Parameters to start from, in a network of the same sizes.
     device : str, optional
@@ -268,12 +274,12 @@ def fit(
     devices.same_place(("X", X), ("Y", Y), ("sample_weight", sample_weight))
     place = devices.resolve(device, X[0] if isinstance(X, list | tuple) and X else X)
     devices.check_dtype(place, dtype)
-    source = data.source(X, examples=examples)
+    source, treatment = _source(planned(features), X, examples, initial, fraction, seed)
     labels = targets.read(Y, examples=examples)
     data.check_orientation(source, labels.shape[-1], examples=examples)
     kind = targets.infer(labels, task)
     weight = targets.weights(sample_weight, class_weight, labels, kind, source.n_examples)
-    held_out = _held_out(validation_data, fraction, source, labels, weight, kind, seed, examples)
+    held_out = _held_out(validation_data, fraction, source, labels, weight, kind, seed, examples, treatment)
     if held_out is not None and fraction:
         training, _ = data.split(source.n_examples, fraction, seed)
         source, labels = source.subset(training), labels[..., training]
@@ -281,7 +287,7 @@ def fit(
     m = source.n_examples
     columns = _columns(batch_size, m, how)
     sizes = (source.n_features, *units, kind.n_outputs)
-    start, scaling = _start(initial, sizes, chosen, seed)
+    start, scaling = _start(initial, sizes, chosen, seed, source.names)
     if standardize and scaling is None:
         with source.place.active():
             scaling = data.scaling_of(source, dtype)
@@ -317,7 +323,13 @@ def fit(
             seed=seed,
             theta=place.asarray(parameters.flatten(start, xp=np), dtype=dtype),
             make_network=partial(
-                Network, activation=chosen, kind=kind, place=place, feature_names=source.names, scaling=scaling
+                Network,
+                activation=chosen,
+                kind=kind,
+                place=place,
+                feature_names=source.names,
+                features=treatment,
+                scaling=scaling,
             ),
         )
         if saved is not None:
@@ -432,6 +444,24 @@ def _seed(random_state: Any, saved: tuple[dict[str, Any], dict[str, Any]] | None
     return whole("random_state", random_state, low=0)
 
 
+def _source(
+    plan: Plan | Features | None, X: Any, examples: str, initial: Any, fraction: float, seed: int
+) -> tuple[data.Source, Features | None]:
+    """Return X, and how its columns are encoded: as the examples to train on say, or as the initial network has it."""
+    if isinstance(plan, Plan):
+        tables = frames.tables(X, examples=examples, name="X")
+        if not tables:
+            raise ArgumentError(
+                f"features needs columns with names; X is of type {type(X).__name__}. Pass a pandas, polars or pyarrow "
+                'table with examples="rows", or leave features out.'
+            )
+        training = data.split(sum(map(len, tables)), fraction, seed)[0] if fraction else None
+        plan = plan.learn(tables, training)
+    elif plan is None and isinstance(initial, Network):
+        plan = initial.features
+    return data.source(X, examples=examples, features=plan), plan
+
+
 def _held_out(
     validation_data: Any,
     fraction: float,
@@ -441,6 +471,7 @@ def _held_out(
     kind: Task,
     seed: int,
     examples: str,
+    treatment: Features | None,
 ) -> tuple[data.Source, Any, Any] | None:
     """Return the validation examples' source, labels and weights."""
     if validation_data is None:
@@ -459,16 +490,13 @@ def _held_out(
         raise ArgumentError(
             f"validation_data must be (X, Y) or (X, Y, sample_weight); it is a {type(validation_data).__name__}."
         )
-    theirs = data.source(validation_data[0], examples=examples, name="validation X")
+    theirs = data.source(
+        validation_data[0], examples=examples, name="validation X", features=treatment, names=source.names
+    )
     if theirs.n_features != source.n_features:
         raise ShapeError(
             f"validation X must have X's {source.n_features} features; it has {theirs.n_features}. "
             "Columns are examples: did you mean its transpose?"
-        )
-    if source.names and theirs.names and source.names != theirs.names:
-        raise ShapeError(
-            f"validation X must have X's columns in the same order, {', '.join(source.names[:8])}; it has "
-            f"{', '.join(theirs.names[:8])}. Pass its columns as X has them."
         )
     their_labels = targets.read(validation_data[1], examples=examples, name="validation Y")
     data.check_orientation(theirs, their_labels.shape[-1], examples=examples, name="validation X")
@@ -477,12 +505,19 @@ def _held_out(
     return theirs, their_labels, targets.weights(their_weight, None, their_labels, kind, theirs.n_examples)
 
 
-def _start(initial: Any, sizes: tuple[int, ...], activation: Activation, seed: int) -> tuple[list[Layer], Any]:
+def _start(
+    initial: Any, sizes: tuple[int, ...], activation: Activation, seed: int, names: Sequence[str] | None
+) -> tuple[list[Layer], Any]:
     """Return the parameters to start from, on the host, and the scaling that comes with them."""
     if initial is None:
         generator = np.random.default_rng([seed, 0])
         return initializers.GAINS[activation.gain](sizes, random_state=generator), None
-    scaling = initial.scaling if isinstance(initial, Network) else None
+    scaling, known = (initial.scaling, initial.feature_names) if isinstance(initial, Network) else (None, None)
+    if known and names and known != names:
+        raise ShapeError(
+            f"initial must have been trained on X's columns, in their order; X is not so: "
+            f"{frames.difference(known, names)[0]}. Pass such columns, or initial=net.layers, which have no names."
+        )
     try:
         pairs = [
             (np.atleast_2d(devices.to_host(W)), devices.to_host(b)) for W, b in getattr(initial, "layers", initial)
