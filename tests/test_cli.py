@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import xpnet
 from xpnet import activations, tables
 from xpnet.activations import Activation
-from xpnet.cli import main
+from xpnet.cli import _split, main
 from xpnet.device import cuda_problem
 
 FLOAT32 = 1e-4  # predictions of hundreds that float32 rounds at 1e-7, summed over 64 units
@@ -513,6 +514,124 @@ def test_ctrl_c_keeps_the_network_so_far(flower):
     assert checkpoint.exists()
 
 
+# features
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A table with words, gaps and bools, as .csv; whether they are there depends on the city and the age."""
+    pytest.importorskip("pyarrow")
+    generator = np.random.default_rng(0)
+    lines = ["city,zone,age,member,there"]
+    for i in range(200):
+        city, age = generator.choice(["Rome", "Oslo", ""]), generator.integers(20, 60)
+        there = "yes" if city == "Rome" or age > 50 else "no"
+        lines.append(f"{city},{i % 3 + 1}{'A' * (i % 3 == 2)},{'' if i % 7 == 0 else age},{bool(i % 2)},{there}")
+    path = tmp_path / "people.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def fit_people(run, people):
+    """Fit a network to the table, and return what is said and where the network is."""
+
+    def fitted(*options):
+        out = people.parent / "people.safetensors"
+        arguments = ("--target", "there", "--random-state", 0, "--epochs", 60, "--out", out)
+        code, lines, err = run("fit", people, *arguments, *options)
+        assert (code, err) == (0, "")
+        return shown(lines), out
+
+    return fitted
+
+
+def test_words_and_gaps_are_treated_as_asked(fit_people):
+    said, out = fit_people("--features", "city=onehot,zone=onehot,age=median")
+    assert list(said) == ["task", "network", "features", "rows", "epochs", "time", "seed", "accuracy", "written"]
+    assert said["network"] == "8-100-1, relu"
+    assert said["features"] == "city (one-hot of 3), zone (one-hot of 3), age (missing: 41), member"
+    assert float(said["accuracy"][:6]) >= 0.8
+    assert xpnet.load(out).features.words == ("city", "zone")
+
+
+SPELLED = {
+    "auto": (["--features", "auto"], ("city", "zone", "age", "member")),
+    "auto but for some": (["--features", "auto,zone=drop"], ("city", "age", "member")),
+    "auto last": (["--features", "zone=drop,auto"], ("city", "age", "member")),
+    "several times": (["--features", "auto", "--features", "zone=drop", "--features", "member=drop"], ("city", "age")),
+    "all": (["--features", "city=onehot,zone=drop,age=-1.5,member=onehot"], ("city", "age", "member")),
+    "dropped otherwise": (["--features", "auto", "--drop", "zone"], ("city", "age", "member")),
+}
+
+
+@pytest.mark.parametrize(("options", "columns"), SPELLED.values(), ids=SPELLED)
+def test_treatments_are_spelled_in_several_ways(fit_people, options, columns):
+    _, out = fit_people(*options)
+    assert xpnet.load(out).features.columns == columns
+
+
+def test_a_column_with_a_comma_or_a_sign_in_its_name_is_treated(run, tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.csv").write_text('"home, town",a=b,y\n' + "u,1,0\nv,,1\n" * 20)
+    out = tmp_path / "net.safetensors"
+    option = ("--features", '"home, town=onehot",a=b=mean')
+    assert run("fit", tmp_path / "t.csv", "--target", "y", "--epochs", 1, "--out", out, *option)[0] == 0
+    assert xpnet.load(out).feature_names == ("home, town=u", "home, town=v", "a=b")
+
+
+def test_the_treatments_that_a_message_advises_work(run, tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.csv").write_text('"home, town",b,y\n' + "u,1,0\nv,2,1\n" * 20)
+    arguments = ("fit", tmp_path / "t.csv", "--target", "y", "--epochs", 1)
+    _, _, err = run(*arguments)
+    advised = shlex.split(err.rpartition("pass ")[2].strip().rstrip("."))
+    assert advised == ["--features", '"home, town=onehot"']
+    assert run(*arguments, *advised)[0] == 0
+
+
+def test_predictions_treat_what_training_treated(run, fit_people, people):
+    _, out = fit_people("--features", "auto")
+    lines = people.read_text().splitlines()
+    few = people.parent / "few.csv"  # in another order, without the target, and zones that look like numbers
+    cells = [line.split(",") for line in lines[:3]]
+    few.write_text("".join(f"{member},{age},{zone},{city}\n" for city, zone, age, member, _ in cells))
+    code, printed, err = run("predict", out, few, "--proba")
+    assert (code, err) == (0, "")
+    expected = run("predict", out, people, "--proba")[1][:3]
+    assert [line.partition(",")[0] for line in printed] == [line.partition(",")[0] for line in expected]
+    numbers = [[float(cell) for line in lines[1:] for cell in line.split(",")[1:]] for lines in (printed, expected)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=FLOAT32)
+
+
+def test_words_that_were_not_trained_on_are_refused_or_ignored(run, refusal, fit_people, people):
+    new = people.parent / "new.csv"
+    new.write_text("city,zone,age,member\nLima,1,30,True\n")
+    _, out = fit_people("--features", "auto")
+    assert refusal("predict", out, new) == (
+        "The column 'city' of X has 'Lima' (1 of 1 examples); the training examples had 'Oslo', 'Rome'. Remove such "
+        "examples, or train with --ignore-unknown, which makes zeros of them."
+    )
+    _, out = fit_people("--features", "auto", "--ignore-unknown")
+    assert run("predict", out, new)[0] == 0
+
+
+HELD = [seed for seed in range(20) if 99 not in _split(100, 0.2, seed)[0]][:2]
+"""Seeds by which the last of 100 rows is held out."""
+
+
+def test_words_that_are_held_out_alone_are_refused_before_the_work(refusal, run, tmp_path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n" + "".join(f"{'uv'[i % 2]},{i % 2}\n" for i in range(99)) + "w,1\n")
+    arguments = ("fit", path, "--target", "y", "--features", "auto", "--epochs", 10**9, "--patience", "none")
+    held_out = [refusal(*arguments, "--random-state", seed) for seed in HELD]
+    assert held_out == [
+        "The column 'a' of the rows held out has 'w' (1 of 20 examples); the training examples had 'u', 'v'. Remove "
+        "such examples, or train with --ignore-unknown, which makes zeros of them."
+    ] * len(HELD)
+
+
 # predict
 
 
@@ -823,8 +942,38 @@ WRONG = {
     ),
     "words among the features": (
         ["fit", "DATA", "--target", "x"],
-        "DATA has columns that are not numbers: 'color' (string). Encode them as numbers, or leave them out with "
-        "--drop.",
+        "DATA has columns that are not numbers: 'color' (string). Leave them out with --drop, or pass "
+        "--features color=onehot.",
+    ),
+    "a treatment without a column": (
+        ["fit", "DATA", "--target", "color", "--features", "onehot"],
+        "--features must be auto, or COLUMN=HOW such as city=onehot,age=median; it is 'onehot'.",
+    ),
+    "an unknown treatment": (
+        ["fit", "DATA", "--target", "color", "--features", "x=averge"],
+        "--features 'x' must be one of 'number', 'onehot', 'drop', 'mean', 'median', 'most_frequent', or a number; it "
+        "is 'averge'.",
+    ),
+    "a treatment of an unknown column": (
+        ["fit", "DATA", "--target", "color", "--features", "z=mean"],
+        "--features names the column 'z', which X has not. Its columns are 'x', 'y'.",
+    ),
+    "a treatment of the target": (
+        ["fit", "DATA", "--target", "x", "--features", "x=mean,color=onehot"],
+        "--features names the column 'x', which X has not. Its columns are 'y', 'color'.",
+    ),
+    "words without a treatment": (
+        ["fit", "DATA", "--target", "x", "--features", "y=mean"],
+        "The columns of X must be numbers, or have a treatment for what they hold; 'color' (words) has none. Pass "
+        "--features color=onehot.",
+    ),
+    "treatments of arrays": (
+        ["fit", "HERE/other.npy", "--target", "0", "--features", "auto"],
+        "--features needs columns with names, which a .npy file has not; HERE/other.npy is one. Leave it out.",
+    ),
+    "unknown words of no treatment": (
+        ["fit", "DATA", "--target", "color", "--ignore-unknown"],
+        "--ignore-unknown needs --features, of which it says more. Pass both or neither.",
     ),
     "no such file": (["fit", "HERE/no.csv", "--target", "y"], "HERE/no.csv: No such file or directory"),
     "a folder": (
@@ -947,7 +1096,8 @@ def test_names_of_columns_and_files_are_not_translated(refusal, tmp_path):
     path = folder / "learning_rate.csv"
     path.write_text("batch_size,learning_rate\n,1\n2,0\n")
     assert refusal("fit", path, "--target", "learning_rate") == (
-        f"{path} has missing values in 'batch_size' (1). Fill them in or remove those rows."
+        f"{path} has missing values in 'batch_size' (1). Fill them in or remove those rows, or pass --features "
+        "batch_size=median."
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from xpnet import tables
 from xpnet.errors import ArgumentError, DataError, MissingPackageError, ShapeError, XpnetWarning
+from xpnet.features import auto
 
 pa = pytest.importorskip("pyarrow")
 pa_csv = pytest.importorskip("pyarrow.csv")
@@ -156,6 +157,33 @@ def test_dropped_columns_of_npy_go_by_numbers(tmp_path):
     np.testing.assert_array_equal(tables.read_labeled(path, "-1", drop=["0"]).X, X)
 
 
+# Words and gaps, which `fit` has a treatment for
+
+MIXED = "id,city,zone,born,y\n1,Rome,1,2024-01-01,0\n2,,2,2024-01-02,1\n3,Oslo,3A,,1\n"
+
+
+def test_columns_that_are_treated_are_read_as_they_are(tmp_path):
+    given = tables.read_labeled(saved(tmp_path / "t.csv", MIXED), "y", drop=["id"], treated=True)
+    assert given.X.column_names == ["city", "zone", "born"]
+    assert given.X["city"].to_pylist() == ["Rome", None, "Oslo"]
+    assert given.X["zone"].to_pylist() == ["1", "2", "3A"]
+    assert given.rows(np.asarray([2, 0])).X["city"].to_pylist() == ["Oslo", "Rome"]
+    np.testing.assert_array_equal(given.Y, Y)
+
+
+def test_two_columns_of_one_name_are_not_treated(tmp_path):
+    path = saved(tmp_path / "t.csv", "a,a,y\n1,2,0\n3,4,1\n")
+    with pytest.raises(DataError, match="has 2 columns named 'a'"):
+        tables.read_labeled(path, "y", treated=True)
+
+
+@pytest.mark.parametrize("name", ["npy", "npz"])
+def test_arrays_have_no_columns_to_treat(tmp_path, name):
+    file, content, target = WORKING[name]
+    with pytest.raises(ArgumentError, match=rf"^features needs columns with names, which a \.{name} file has not; "):
+        tables.read_labeled(saved(tmp_path / file, content), target, treated=True)
+
+
 # What is refused
 
 
@@ -205,22 +233,31 @@ REFUSED = {
         "a,name,city,y\n1,Ann,Oslo,0\n2,Bo,Rome,1\n",
         "y",
         DataError,
-        "{} has columns that are not numbers: 'name' (string), 'city' (string). Encode them as numbers, or leave them "
-        "out with --drop.",
+        "{} has columns that are not numbers: 'name' (string), 'city' (string). Leave them out with --drop, "
+        "or pass --features name=onehot,city=onehot.",
+    ),
+    "words and dates": (
+        "t.csv",
+        'a,"home, town",born,y\n1,Ann,2024-01-01,0\n2,Bo,2024-01-02,1\n',
+        "y",
+        DataError,
+        "{} has columns that are not numbers: 'home, town' (string), 'born' (date32[day]). Leave them out with --drop, "
+        "or pass --features '\"home, town=onehot\"'.",
     ),
     "missing numbers": (
         "t.csv",
         "a,b,c,y\n1,,3,0\n2,,nan,1\n3,4,NA,1\n",
         "y",
         DataError,
-        "{} has missing values in 'b' (2), 'c' (2). Fill them in or remove those rows.",
+        "{} has missing values in 'b' (2), 'c' (2). Fill them in or remove those rows, or pass --features "
+        "b=median,c=median.",
     ),
     "nothing but missing numbers": (
         "t.csv",
         "a,b,y\n1,,0\n2,,1\n",
         "y",
         DataError,
-        "{} has missing values in 'b' (2). Fill them in or remove those rows.",
+        "{} has missing values in 'b' (2). Fill them in or remove those rows, or pass --features b=median.",
     ),
     "infinite numbers": (
         "t.csv",
@@ -234,7 +271,7 @@ REFUSED = {
         "a,y\ntrue,0\n,1\n",
         "y",
         DataError,
-        "{} has missing values in 'a' (1). Fill them in or remove those rows.",
+        "{} has missing values in 'a' (1). Fill them in or remove those rows, or pass --features a=median.",
     ),
     "missing labels": (
         "t.csv",
@@ -479,6 +516,34 @@ def test_of_several_arrays_the_one_that_fits_is_taken(tmp_path):
 def test_a_table_without_known_names_needs_exactly_the_features(tmp_path):
     path = saved(tmp_path / "t.csv", "u,v\n1,20\n2.5,40\n-3,60\n")
     np.testing.assert_array_equal(numbers(tables.read_features(path, n_features=2, names=None)), X)
+
+
+def treated(tmp_path):
+    """Return what a network learned from columns of words, one of which look like numbers but for the last."""
+    return auto({"born": "drop"}).learn([tables.read_labeled(saved(tmp_path / "t.csv", MIXED), "y", treated=True).X])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_columns_that_a_network_treats_are_read_as_when_it_was_trained(tmp_path, suffix):
+    features = treated(tmp_path)
+    content = pa.table({"y": [1, 0], "zone": ["1", "2"], "born": ["x", "y"], "city": ["Oslo", None], "id": [7, 8]})
+    path = saved(tmp_path / f"new.{suffix}", "y,zone,city,id\n1,1,Oslo,7\n0,2,,8\n" if suffix == "csv" else content)
+    X = tables.read_features(path, n_features=7, names=features.names, features=features)
+    assert X.column_names == ["id", "city", "zone"]
+    assert features.encode(X).tolist() == [[7, 1, 0, 0, 1, 0, 0], [8, 0, 0, 1, 0, 1, 0]]
+
+
+def test_columns_that_a_network_treats_have_to_be_there(tmp_path):
+    features = treated(tmp_path)
+    path = saved(tmp_path / "new.csv", "zone,id\n1,7\n")
+    with pytest.raises(ShapeError, match=r"new\.csv lacks columns that the network was trained on: 'city'\.$"):
+        tables.read_features(path, n_features=7, names=features.names, features=features)
+
+
+def test_arrays_are_what_a_network_has_encoded(tmp_path):
+    path = saved(tmp_path / "t.npy", np.eye(7))
+    X = tables.read_features(path, n_features=7, names=None, features=treated(tmp_path))
+    np.testing.assert_array_equal(X, np.eye(7))
 
 
 OTHER_FEATURES = {

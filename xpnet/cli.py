@@ -6,7 +6,9 @@ bad input, 130 on Ctrl-C and 141 when nobody reads stdout any more.
 
 import argparse
 import contextlib
+import csv
 import io
+import json
 import os
 import platform
 import re
@@ -26,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 import xpnet
-from xpnet import activations, datasets, files, heads, initializers, optimizers, tables, targets
+from xpnet import activations, datasets, features, files, heads, initializers, optimizers, tables, targets
 from xpnet import device as devices
 from xpnet.arguments import nearest, real, whole
 from xpnet.device import DeviceInfo
@@ -158,14 +160,18 @@ def _fit(options: argparse.Namespace) -> int:
         raise ArgumentError(f"--out and --checkpoint must name two files; both are {options.out!r}.")
     seed = _seed(options)
 
-    given = tables.read_labeled(options.data, options.target, drop=options.drop)
+    plan = _features(options)
+    given = tables.read_labeled(options.data, options.target, drop=options.drop, treated=plan is not None)
     kind = targets.infer(targets.read(given.Y, examples="rows"), options.task)
     training, held_out = (given.rows(numbers) for numbers in _split(len(given.Y), fraction, seed))
     _check_classes(training, held_out, kind)
+    if plan is not None and len(held_out.Y):
+        plan.learn([training.X]).encode(held_out.X, name="the rows held out")  # refused before all the work, not after
     net = _trained(
         training,
         kind,
         standardize=not options.no_standardize,
+        features=plan,
         hidden=hidden,
         device=place.name,
         random_state=seed,
@@ -179,6 +185,8 @@ def _fit(options: argparse.Namespace) -> int:
 
     _show("task", _task_in_words(kind))
     _show("network", "-".join(map(str, net.sizes)) + (f", {net.activation.name}" if hidden else ""))
+    if net.features is not None:
+        _show("features", str(net.features))
     _show("rows", f"{len(training.Y):,} to train on, {len(held_out.Y):,} held out")
     _show("epochs", f"{net.epochs_run}, stopped by {_stop(net.stop_reason, options)}")
     _show("time", f"{net.timing['train_seconds']:.2f} s on {net.device}, {net.dtype}")
@@ -196,7 +204,7 @@ def _predict(options: argparse.Namespace) -> int:
     net = load(options.net, device=options.device)
     if options.proba and net.classes is None:
         raise ArgumentError(f"--proba needs a network that tells classes; this one is for {net.task}. Leave it out.")
-    X = tables.read_features(options.data, n_features=net.sizes[0], names=net.feature_names)
+    X = tables.read_features(options.data, n_features=net.sizes[0], names=net.feature_names, features=net.features)
     columns = _predictions(devices.to_host(net.predict_proba(X, examples="rows")), net.kind, proba=options.proba)
     if options.out is not None:
         tables.write(options.out, columns)
@@ -280,6 +288,34 @@ def _hidden(text: str) -> tuple[int, ...]:
             f"{text!r}."
         )
     return tuple(map(int, parts))
+
+
+def _features(options: argparse.Namespace) -> features.Plan | None:
+    """Return the treatments of columns: of ``auto``, ``city=onehot,age=median``, or both in one or several options."""
+    if options.ignore_unknown and not options.features:
+        raise ArgumentError("--ignore-unknown needs --features, of which it says more. Pass both or neither.")
+    if not options.features:
+        return None
+    unknown = "ignore" if options.ignore_unknown else "error"
+    words = [word for text in options.features for word in next(csv.reader([text]), [])]
+    given: dict[str, Any] = {}
+    for word in words:
+        name, equals, how = word.rpartition("=")
+        if word != "auto" and not (equals and name):
+            raise ArgumentError(
+                f"--features must be auto, or COLUMN=HOW such as city=onehot,age=median; it is {word!r}."
+            )
+        if word != "auto":
+            given[name] = features.onehot(unknown=unknown) if how == "onehot" else _number_or_name(how)
+    plan = features.auto(given, unknown=unknown)
+    return plan if "auto" in words else replace(plan, is_auto=False)
+
+
+def _number_or_name(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _seed(options: argparse.Namespace) -> int:
@@ -431,17 +467,29 @@ def _option(found: re.Match[str]) -> str:
     return " ".join([f"--{name.replace('_', '-')}", *value])
 
 
-_OPTIONS = "|".join((*_PASSED, "device", "hidden", "random_state", "task"))
+def _treated(found: re.Match[str]) -> str:
+    """Return ``--features city=onehot`` for ``fit(..., features={"city": "onehot"})``."""
+    try:
+        treated = json.loads(found[2].replace(", ...", ""))
+    except ValueError:  # a column's name has a brace in it
+        return found[0]
+    return tables.as_option(treated) + ",auto" * bool(found[1])
+
+
+_OPTIONS = "|".join((*_PASSED, "device", "features", "hidden", "random_state", "task"))
 _ALONE = r"(?<![\w/\\'\"-])"  # neither part of a word or a path, nor quoted
 _TRANSLATIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"fit\(\.\.\., checkpoint=\.\.\.\)", "xpnet fit --checkpoint"),
+    (r"fit\(\.\.\., features=\{[^}]*\bonehot\(unknown=\"ignore\"\)\}\)", "--ignore-unknown"),
+    (r"fit\(\.\.\., features=(xpnet\.features\.auto\()?(\{[^}]*\})\)?\)", _treated),
+    (r"^features\[('.*')\] must be one of (.*), or from xpnet\.features;", r"--features \1 must be one of \2;"),
     (r"pass standardize=True", "leave out --no-standardize"),
     (r"Pass standardize=True|Train on \(Y - Y\.mean\(\)\) / Y\.std\(\)", "Leave out --no-standardize"),
     (r"Use sample_weight", "Leave it out"),
     (r", or (?:an xpnet\.Activation\(g, dg\)|made by xpnet\.optimizers|None for where X lives)(?=;)", ""),
     (rf'{_ALONE}({_OPTIONS})=(?:"([^"]*)"|(\d+))', _option),
     (rf"^({_OPTIONS})(?= (?:must|needs|names))", _option),
-    (rf"{_ALONE}(batch_size|class_weight|learning_rate)(?![\w'\"])", _option),
+    (rf"{_ALONE}(batch_size|class_weight|learning_rate)(?![\w'\"=])", _option),
     (r"^Y (?=has|must|is|holds)", "The target "),
 )
 """Python's way to put it, and the command's."""
@@ -599,14 +647,16 @@ def _add_fit(commands: Any) -> None:
         "fit",
         help="train a network on a table",
         description=textwrap.fill(
-            "Train a network on a table of numbers, and score it on rows that it has not seen. Rows are examples. A "
-            "CSV's first line has the columns' names. Features, and a target of numbers, are standardized.",
+            "Train a network on a table, and score it on rows that it has not seen. Rows are examples. A CSV's first "
+            "line has the columns' names. Features, and a target of numbers, are standardized; features of words or "
+            "with gaps need --features.",
             WIDTH,
         ),
         epilog="""
             examples:
               xpnet fit cancer.csv --target diagnosis --out net.safetensors
               xpnet fit houses.parquet --target price --task regression --hidden 256,64
+              xpnet fit people.csv --target income --features city=onehot,age=median
               xpnet fit digits.npy --target -1 --l2 3 --validation-fraction 0.1
               xpnet fit big.parquet --target y --device cuda --checkpoint run.ckpt
             """,
@@ -624,6 +674,16 @@ def _add_fit(commands: Any) -> None:
         default=[],
         metavar="COLUMN",
         help="a column that is no feature; may be repeated",
+    )
+    parser.add_argument(
+        "--features",
+        action="append",
+        metavar="HOW",
+        help="of columns of words or with gaps: COLUMN=onehot, drop, or what fills gaps: mean, median, most_frequent "
+        "or a number; several with commas between; auto chooses",
+    )
+    parser.add_argument(
+        "--ignore-unknown", action="store_true", help="words that the rows trained on have not are no error"
     )
     network = parser.add_argument_group("the network")
     network.add_argument(

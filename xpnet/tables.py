@@ -5,13 +5,16 @@ CSV and Parquet go through pyarrow, which is imported when one of them is met; .
 
 import csv
 import difflib
+import io
 import os
 import re
+import shlex
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import numpy as np
@@ -19,6 +22,7 @@ import numpy.typing as npt
 
 from xpnet import files
 from xpnet.errors import ArgumentError, DataError, MissingPackageError, ShapeError, XpnetWarning
+from xpnet.features import Features
 
 READABLE = (".csv", ".parquet", ".npy", ".npz")
 """The endings of files that are read."""
@@ -56,7 +60,7 @@ class Labeled:
         return Labeled(self.X.take(numbers) if _is_arrow(self.X) else self.X[numbers], self.Y[numbers])
 
 
-def read_labeled(path: str, target: str, *, drop: Collection[str] = ()) -> Labeled:
+def read_labeled(path: str, target: str, *, drop: Collection[str] = (), treated: bool = False) -> Labeled:
     """Return the examples of a file and their targets.
 
     Parameters
@@ -68,6 +72,8 @@ def read_labeled(path: str, target: str, *, drop: Collection[str] = ()) -> Label
         the array's name in .npz.
     drop : collection of str
         Columns or arrays, named as `target` is, to leave out.
+    treated : bool
+        Whether features may be words or missing, as `fit` has a treatment for them; then only of a table.
 
     Returns
     -------
@@ -84,16 +90,21 @@ def read_labeled(path: str, target: str, *, drop: Collection[str] = ()) -> Label
     MissingPackageError
         Its format needs pyarrow.
     """
-    match _format(path):
+    suffix = _format(path)
+    if treated and suffix in (".npy", ".npz"):
+        raise ArgumentError(
+            f"features needs columns with names, which a {suffix} file has not; {path} is one. Leave it out."
+        )
+    match suffix:
         case ".npy":
             return _labeled_matrix(_matrix(path), target, drop, path)
         case ".npz":
             return _labeled_arrays(_arrays(path), target, drop, path)
         case _:
-            return _labeled_table(_table(path), target, drop, path)
+            return _labeled_table(_table(path), target, drop, path, treated=treated)
 
 
-def read_features(path: str, *, n_features: int, names: Sequence[str] | None) -> Any:
+def read_features(path: str, *, n_features: int, names: Sequence[str] | None, features: Features | None = None) -> Any:
     """Return the examples of a file as the network that was trained on such features needs them.
 
     Parameters
@@ -105,6 +116,9 @@ def read_features(path: str, *, n_features: int, names: Sequence[str] | None) ->
     names : sequence of str or None
         Their names: a table's columns are picked by them and others are ignored. Without them, and for .npy and .npz,
         the columns have to be exactly these features in this order.
+    features : Features, optional
+        How the network encodes a table, whose columns then are those that it has been trained on. Arrays are encoded
+        already.
 
     Returns
     -------
@@ -121,7 +135,7 @@ def read_features(path: str, *, n_features: int, names: Sequence[str] | None) ->
         case ".npz":
             X = _only_matrix(_arrays(path), n_features, path)
         case _:
-            return _features_of_table(_table(path), n_features, names, path)
+            return _features_of_table(path, n_features, names, features)
     if X.shape[1] != n_features:
         raise ShapeError(
             f"{path} has {X.shape[1]} columns and the network was trained on {n_features} features. Leave out the "
@@ -157,12 +171,12 @@ def _pyarrow(path: str) -> Any:
     return pyarrow
 
 
-def _table(path: str) -> Any:
-    """Return a CSV or Parquet file as a pyarrow table."""
+def _table(path: str, words: Collection[str] = ()) -> Any:
+    """Return a CSV or Parquet file as a pyarrow table; of a CSV these columns are words, whatever they look like."""
     pyarrow = _pyarrow(path)
     is_csv = path.lower().endswith(".csv")
     try:
-        table = _csv(path, pyarrow) if is_csv else _parquet(path, pyarrow)
+        table = _csv(path, pyarrow, words) if is_csv else _parquet(path, pyarrow)
         names = table.column_names  # decodes them
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = "CSV in UTF-8" if is_csv else "Parquet"
@@ -172,13 +186,17 @@ def _table(path: str) -> Any:
     return table
 
 
-def _csv(path: str, pyarrow: Any) -> Any:
+def _csv(path: str, pyarrow: Any, words: Collection[str]) -> Any:
     def read(block_size: int | None) -> Any:
         return pyarrow.csv.read_csv(
             path,
             read_options=pyarrow.csv.ReadOptions(block_size=block_size),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False),
+            convert_options=pyarrow.csv.ConvertOptions(
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                column_types=dict.fromkeys(words, pyarrow.string()),
+            ),
         )
 
     try:
@@ -282,7 +300,7 @@ def _check_features(X: npt.NDArray[Any], name: str, path: str) -> None:
         )
 
 
-def _labeled_table(table: Any, target: str, drop: Collection[str], path: str) -> Labeled:
+def _labeled_table(table: Any, target: str, drop: Collection[str], path: str, *, treated: bool) -> Labeled:
     for name in (target, *drop):
         _check_known(name, table.column_names, path, "column")
     names = [name for name in table.column_names if name != target and name not in drop]
@@ -297,38 +315,66 @@ def _labeled_table(table: Any, target: str, drop: Collection[str], path: str) ->
     if not names:
         raise DataError(f"{path} has no column besides the target {target!r}; there is nothing to learn from.")
     Y = _labels(_column(table, target, path), target, path)
-    return Labeled(_numbers(table, names, path, mend="Encode them as numbers, or leave them out with --drop."), Y)
+    if treated:
+        return Labeled(_picked(table, names, path), Y)
+    return Labeled(_numbers(table, names, path, trained=False), Y)
 
 
-def _features_of_table(table: Any, n_features: int, names: Sequence[str] | None, path: str) -> Any:
+def _features_of_table(path: str, n_features: int, names: Sequence[str] | None, features: Features | None) -> Any:
+    if features is not None:
+        names = features.columns
+    table = _table(path, () if features is None else features.words)
     given = [name for name in table.column_names if not _INDEX.fullmatch(name)]
     lacking = [name for name in names or () if name not in table.column_names]
     if lacking:
         raise ShapeError(f"{path} lacks columns that the network was trained on: {_listed(lacking)}.")
+    if features is not None:
+        return _picked(table, features.columns, path)
     if not names and len(given) != n_features:
         raise ShapeError(
             f"{path} has {len(given)} columns and the network was trained on {n_features} features without names. "
             "Leave out the target and whatever else is not a feature."
         )
-    return _numbers(table, names or given, path, mend="Encode them as they were when it was trained.")
+    return _numbers(table, names or given, path, trained=True)
 
 
-def _numbers(table: Any, names: Sequence[str], path: str, *, mend: str) -> Any:
-    """Return these columns as a pyarrow table of finite numbers."""
+def _picked(table: Any, names: Sequence[str], path: str) -> Any:
+    """Return these columns as a pyarrow table of whatever they hold."""
+    return _pyarrow(path).table({name: _single(table, name, path) for name in names})
+
+
+def _numbers(table: Any, names: Sequence[str], path: str, *, trained: bool) -> Any:
+    """Return these columns as a pyarrow table of finite numbers, which a network is to be or has been trained on."""
     columns = {name: _column(table, name, path) for name in names}
-    wrong = [f"{name!r} ({column.type})" for name, column in columns.items() if not _is_numeric(column)]
+    wrong = {name: column for name, column in columns.items() if not _is_numeric(column)}
     if wrong:
-        raise DataError(f"{path} has columns that are not numbers: {_listed(wrong, quoted=False)}. {mend}")
+        listed = _listed([f"{name!r} ({column.type})" for name, column in wrong.items()], quoted=False)
+        encode = _or_pass(
+            {name: "onehot" for name, column in wrong.items() if _is_wordy(column)}, "Leave them out with --drop"
+        )
+        mend = "Encode them as they were when it was trained." if trained else encode
+        raise DataError(f"{path} has columns that are not numbers: {listed}. {mend}")
     missing, infinite = zip(*map(_gaps, columns.values()), strict=True)
-    _refuse_gaps(path, [repr(name) for name in names], missing, infinite)
+    lacking = {} if trained else {name: "median" for name, count in zip(names, missing, strict=True) if count}
+    _refuse_gaps(path, [repr(name) for name in names], missing, infinite, treated=lacking)
     return _pyarrow(path).table(columns)
+
+
+def _or_pass(treated: Mapping[str, str], mend: str) -> str:
+    """Return what mends columns, or the option that treats them so."""
+    return f"{mend}, or pass {as_option(treated)}." if treated else f"{mend}."
+
+
+def as_option(treated: Mapping[str, str]) -> str:
+    """Return the command's option that treats columns so, as one would write it in a shell."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([f"{name}={how}" for name, how in treated.items()])
+    return f"--features {shlex.quote(line.getvalue())}"
 
 
 def _labels(column: Any, target: str, path: str) -> npt.NDArray[Any]:
     """Return the target's column as labels or numbers."""
-    from pyarrow import types
-
-    words = types.is_string(column.type) or types.is_large_string(column.type)
+    words = _is_wordy(column)
     if not words and not _is_numeric(column):
         raise DataError(
             f"The target {target!r} in {path} is of type {column.type}; expected words, whole numbers or bools as "
@@ -343,13 +389,24 @@ def _column(table: Any, name: str, path: str) -> Any:
     """Return the one column of that name: a category as what it stands for, a decimal number as a float."""
     import pyarrow
 
-    count = table.column_names.count(name)
-    if count > 1:
-        raise DataError(f"{path} has {count} columns named {name!r}. Rename them.")
-    column = table.column(name)
+    column = _single(table, name, path)
     if pyarrow.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column.cast(pyarrow.float64()) if pyarrow.types.is_decimal(column.type) else column
+
+
+def _single(table: Any, name: str, path: str) -> Any:
+    """Return the one column of that name."""
+    count = table.column_names.count(name)
+    if count > 1:
+        raise DataError(f"{path} has {count} columns named {name!r}. Rename them.")
+    return table.column(name)
+
+
+def _is_wordy(column: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(column.type) or types.is_large_string(column.type))
 
 
 def _is_numeric(column: Any) -> bool:
@@ -378,13 +435,19 @@ def _checked(X: npt.NDArray[Any], path: str, names: Sequence[str] | None = None)
     return X
 
 
-def _refuse_gaps(path: str, names: Sequence[str], missing: Sequence[int], infinite: Sequence[int]) -> None:
+def _refuse_gaps(
+    path: str,
+    names: Sequence[str],
+    missing: Sequence[int],
+    infinite: Sequence[int],
+    *,
+    treated: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     for what, counts in (("missing", missing), ("infinite", infinite)):
         found = [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True) if count]
         if found:
-            raise DataError(
-                f"{path} has {what} values in {_listed(found, quoted=False)}. Fill them in or remove those rows."
-            )
+            mend = _or_pass(treated if what == "missing" else {}, "Fill them in or remove those rows")
+            raise DataError(f"{path} has {what} values in {_listed(found, quoted=False)}. {mend}")
 
 
 # Words ----------------------------------------------------------------------------------------------------------------
