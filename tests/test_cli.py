@@ -165,6 +165,57 @@ def test_ctrl_c_ends_the_demo_without_a_traceback():
     assert (demo.returncode, err) == (130, "")
 
 
+# demo: the picture
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf", ".PNG"])
+def test_the_demo_draws_its_network(run, tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"flower{suffix}"
+    code, lines, err = run("demo", "--iterations", 10, "--plot", path)
+    assert (code, err) == (0, "")
+    assert lines[-1] == f"The points and the regions of this network are drawn in {path}."
+    beginning = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix.lower()]
+    assert path.read_bytes().startswith(beginning)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_demos_picture_has_points_of_both_colors_and_both_regions(run, tmp_path):
+    image = pytest.importorskip("matplotlib.image")
+    run("demo", "--iterations", 2000, "--plot", tmp_path / "flower.png")
+    pixels = image.imread(tmp_path / "flower.png")
+    shades = {"blue": (0, 114, 178), "vermillion": (213, 94, 0), "0": (121, 180, 214), "1": (237, 162, 103)}
+    for name, shade in shades.items():
+        near = np.abs(pixels[..., :3] * 255 - shade).max(axis=-1) < 16  # regions are shaded by their probability
+        assert near.sum() > 400, name
+
+
+def test_the_demo_shows_no_window_and_leaves_no_figure(run, tmp_path):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    before = plt.get_fignums()
+    run("demo", "--iterations", 10, "--plot", tmp_path / "flower.png")
+    assert plt.get_fignums() == before
+
+
+PICTURES = {
+    "another format": ("flower.bmp", "--plot must end in .png, .svg or .pdf; it is 'HERE/flower.bmp'."),
+    "no folder": ("no/flower.png", "--plot must be in a folder that is there; 'HERE/no' is not. Make it first."),
+}
+
+
+@pytest.mark.parametrize(("name", "message"), PICTURES.values(), ids=PICTURES)
+def test_where_the_demo_cannot_draw_is_said_before_the_work(refusal, tmp_path, name, message):
+    assert refusal("demo", "--plot", tmp_path / name) == message.replace("HERE", str(tmp_path))
+
+
+def test_without_matplotlib_the_extra_is_named(refusal, monkeypatch, tmp_path):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said = refusal("demo", "--plot", tmp_path / "flower.png")
+    assert re.fullmatch(r'A plot needs matplotlib, which .*\. Run: pip install "xpnet\[plot\]"', said)
+
+
 # fit: what it says and writes
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 import xpnet
-from xpnet import activations, datasets, features, files, heads, initializers, optimizers, tables, targets
+from xpnet import activations, datasets, features, files, heads, initializers, optimizers, plot, tables, targets
 from xpnet import device as devices
 from xpnet.arguments import nearest, real, whole
 from xpnet.device import DeviceInfo
@@ -44,6 +44,9 @@ DEFAULTS: Mapping[str, Any] = fit.__kwdefaults__ or {}
 
 WIDTH = 79
 """Columns of a line for people."""
+
+PICTURES = (".png", ".svg", ".pdf")
+"""The endings of pictures that are drawn."""
 
 MOST_UNITS = 1_000_000
 """Units of a layer that can be asked for; more is a slip of the hand."""
@@ -110,6 +113,9 @@ def _demo(options: argparse.Namespace) -> int:
     iterations = whole("--iterations", options.iterations, low=1)
     seed = whole("--random-state", options.random_state, low=0)
     device = devices.resolve(options.device).name
+    if options.plot is not None:
+        tables.check_output(options.plot, option="--plot", inputs=[], endings=PICTURES)
+    figure = None if options.plot is None else plot._figure()
     X, Y = datasets.flower()
     print(
         "A flower of 400 points: eight petals, in two colors that no line can part.\n"
@@ -145,6 +151,11 @@ def _demo(options: argparse.Namespace) -> int:
     print(f"\n{iterations:,} iterations in {seconds:.1f} s. Points whose color it tells:\n")
     print(f"  this network         {net.score(X, Y):6.1%}")
     print(f"  logistic regression  {line.score(X, Y):6.1%}   (no hidden layer: one straight line)")
+    if figure is not None:
+        plot.decision_boundary(net, X, Y, figure.subplots())
+        with files.replacing(options.plot) as temporary:
+            figure.savefig(temporary, format=Path(options.plot).suffix[1:].lower(), dpi=150)
+        print(f"\nThe points and the regions of this network are drawn in {options.plot}.")
     return 0
 
 
@@ -607,11 +618,13 @@ def _add_demo(commands: Any) -> None:
             examples:
               xpnet demo
               xpnet demo --iterations 2000 --random-state 7
+              xpnet demo --plot flower.png
             """,
     )
     demo.add_argument("--device", default="cpu", help=_DEVICE_HELP.format("cpu"))
     demo.add_argument("--iterations", type=int, default=10_000, metavar="N", help="steps downhill (default: 10000)")
     demo.add_argument("--random-state", type=int, default=3, metavar="SEED", help="of the first weights (default: 3)")
+    demo.add_argument("--plot", metavar="FILE", help="where to draw points and regions: .png, .svg or .pdf")
     demo.set_defaults(run=_demo)
 
 

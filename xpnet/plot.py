@@ -540,11 +540,22 @@ def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        problem = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
-        raise MissingPackageError(
-            f'A plot needs matplotlib, which {problem}. Run: pip install "xpnet[plot]"'
-        ) from error
+        raise _missing(error) from error
     return plt
+
+
+def _figure() -> Any:
+    """Return a new figure for a file, which no window shows and pyplot does not know."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise _missing(error) from error
+    return Figure(layout="constrained")
+
+
+def _missing(error: ImportError) -> MissingPackageError:
+    problem = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
+    return MissingPackageError(f'A plot needs matplotlib, which {problem}. Run: pip install "xpnet[plot]"')
 
 
 def _legend_above(ax: Any, handles: Sequence[Any], *, title: str | None = None) -> None:
