@@ -729,6 +729,7 @@ def test_an_exported_file_takes_the_encoded_numbers(tmp_path):
     net, file = fit(), {"__name__": "predict"}
     net.export(tmp_path / "predict.py")
     exec((tmp_path / "predict.py").read_text(encoding="utf-8"), file)
+    assert "X is the numbers that net.encode(table, " in file["__doc__"]
     numbers = net.encode(table(), examples="rows")
     assert np.array_equal(file["predict_proba"](numbers), net.predict_proba(table(), examples="rows"))
 

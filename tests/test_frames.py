@@ -9,6 +9,7 @@ import pytest
 import xpnet
 from xpnet import frames, targets
 from xpnet.errors import DataError, ShapeError
+from xpnet.features import auto
 from xpnet.frames import BOOLS, NOTHING, NUMBERS, WORDS
 
 DATE, TIME = datetime.date(2024, 1, 31), datetime.datetime(2024, 1, 31, 12)
@@ -180,6 +181,16 @@ def test_numbers_are_an_array_and_gaps_are_refused_by_name(name):
             frames.numbers(make(), name="X")
     else:
         assert frames.numbers(make(), name="X").tolist() == [[value] for value in values]
+
+
+@pytest.mark.parametrize(("make", "kind"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_cannot_be_learned_from_can_be_dropped_and_is_refused_otherwise(make, kind):
+    table = make()
+    rows = np.zeros(1, dtype=np.int64)
+    with pytest.raises(DataError, match=rf"'a' \({kind}.*\) has none\. Pass fit\(.*\{{\"a\": \"drop\"\}}\)"):
+        auto().learn([table], rows)
+    with pytest.raises(DataError, match="X has no column that features does not drop"):
+        auto({"a": "drop"}).learn([table], rows)
 
 
 def test_all_columns_that_are_not_numbers_are_named():

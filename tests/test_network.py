@@ -352,6 +352,24 @@ def table(names="abc"):
     return pandas.DataFrame(problem()[0].T, columns=list(names))
 
 
+def test_an_array_is_encoded_as_it_is(backend):
+    X = backend.asarray(problem()[0], "float32")
+    assert place_of(trained().encode(X)) == backend.place
+    assert np.array_equal(to_host(trained().encode(X)), to_host(X))
+
+
+def test_a_table_for_a_network_without_names_is_taken_by_position():
+    net, X = trained(), problem()[0]
+    assert np.array_equal(net.predict(table("cab"), examples="rows"), net.predict(X))
+    with pytest.raises(ShapeError, match=r"X has 2 features \('a', 'b'\) but the network was trained on 3\. Pass the"):
+        net.predict(table()[["a", "b"]], examples="rows")
+
+
+def test_an_array_for_a_network_with_names_is_taken_by_position():
+    net, X = fit(table(), problem()[1], examples="rows"), problem()[0]
+    assert np.array_equal(net.predict(X), net.predict(table(), examples="rows"))
+
+
 def test_a_tables_columns_are_kept_as_feature_names():
     assert fit(table(), problem()[1], examples="rows").feature_names == ("a", "b", "c")
 

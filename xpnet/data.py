@@ -209,11 +209,11 @@ def source(
     """
     choice("examples", examples, ("columns", "rows"))
     tables = frames.tables(X, examples=examples, name=name)
-    called = [f"{name}[{i}]" for i in range(len(tables))] if isinstance(X, list | tuple) else [name]
+    called = [f"{name}[{i}]" if isinstance(X, list | tuple) else name for i in range(len(tables))]
     if tables and features is not None:
         encoded = [features.encode(table, name=each) for table, each in zip(tables, called, strict=True)]
         return replace(source(encoded, examples="rows", name=name), names=features.names)
-    for table, each in zip(tables, called, strict=False):
+    for table, each in zip(tables, called, strict=True):
         if names is not None:
             frames.check_names(table, names, name=each, kept_as="net.feature_names" if name == "X" else "")
     if isinstance(X, list | tuple) and X and all(hasattr(part, "shape") and len(part.shape) == 2 for part in X):

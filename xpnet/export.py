@@ -108,6 +108,7 @@ def _written(net: Network, vector: npt.NDArray[Any]) -> str:
     return string.Template(_FRAME).substitute(
         title=_in_docstring(repr(net)[1:-1].removeprefix("Network ")),
         version=_version(),
+        encoded="" if net.features is None else _ENCODED,
         imports="".join(f"{line}\n" for line in sorted(definitions.imports)),
         constants="".join(f"{line}\n" for line in definitions.constants.values()) + "\n" * bool(definitions.constants),
         functions="\n\n".join(definitions.functions.values()),
@@ -328,6 +329,10 @@ _NAMES = frozenset(
 )
 """Names that the file has for itself."""
 
+_ENCODED = """
+Features were made of a table's columns: X is the numbers that net.encode(table, examples="rows") returns.
+"""
+
 _FRAME = '''\
 """Predictions of a trained network with NumPy alone: $title.
 
@@ -341,7 +346,7 @@ In a terminal, rows are examples, and the first line of a .csv file names its co
 
     python predict.py new.csv predictions.csv
     python predict.py new.npy --proba
-"""
+$encoded"""
 
 import argparse
 import base64

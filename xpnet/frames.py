@@ -275,7 +275,7 @@ def _column(values: Any, name: str) -> Column:
     try:
         array = np.asarray(_decoded(values))
     except Exception:  # whatever a library raises for a type that NumPy has not
-        return Column(name, kind, np.zeros(0), np.zeros(0, dtype=bool))
+        return Column(name, kind, np.empty(len(values), dtype=object), np.zeros(len(values), dtype=bool))
     if array.ndim != 1 or array.dtype.kind not in "biufOTU":
         return Column(name, kind, array, np.zeros(len(array), dtype=bool))
     if array.dtype.kind in "biuf":

@@ -300,7 +300,8 @@ class Network:
     def to_onnx(self, path: Any) -> None:
         """Write the network as an ONNX model, whole or not at all; see `xpnet.onnx.model`.
 
-        The input is ``X (batch, n_x)``, examples as rows and not standardized; the output ``(batch, n_y)``.
+        The input is ``X (batch, n_x)``, examples as rows and not standardized; the output ``(batch, n_y)``. It knows no
+        columns: of a table with `features`, X is ``net.encode(table, examples="rows").T``.
 
         Parameters
         ----------
@@ -326,6 +327,8 @@ class Network:
 
     def export(self, path: Any) -> None:
         """Write the network as one Python file that predicts with NumPy alone; see `xpnet.export.source`.
+
+        It takes numbers alone: of a table with `features`, those that ``net.encode(table, examples="rows")`` returns.
 
         Parameters
         ----------
