@@ -528,7 +528,7 @@ VALIDATION = [
         "validation columns in another order",
         lambda _: fit(table(), examples="rows", validation_data=(table()[["height", "age", "weight"]], Y)),
         ShapeError,
-        r"validation X must have the columns trained on, in their order; 'height', 'age' are out of place\. Pass its",
+        r"validation X must have the columns trained on, in their order; 'height', 'age' are out of place\. Pass those",
     ),
     case(
         "validation X and Y with different m",

@@ -1005,6 +1005,10 @@ WRONG = {
         "--features 'x' must be one of 'number', 'onehot', 'drop', 'mean', 'median', 'most_frequent', or a number; it "
         "is 'averge'.",
     ),
+    "a filling that is no number": (
+        ["fit", "DATA", "--target", "color", "--features", "x=nan"],
+        "--features 'x' must be a finite number; it is nan.",
+    ),
     "a treatment of an unknown column": (
         ["fit", "DATA", "--target", "color", "--features", "z=mean"],
         "--features names the column 'z', which X has not. Its columns are 'x', 'y'.",

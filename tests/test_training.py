@@ -563,7 +563,7 @@ def test_validation_columns_in_another_order_are_refused():
     pandas = pytest.importorskip("pandas")
     X, Y = problem()
     table = pandas.DataFrame(X.T, columns=["a", "b", "c"])
-    with pytest.raises(ShapeError, match="same order"):
+    with pytest.raises(ShapeError, match="'b', 'a' are out of place"):
         fit(table, Y, examples="rows", validation_data=(table[["b", "a", "c"]], Y))
 
 

@@ -207,7 +207,7 @@ def check_names(
     problem, lacks = difference(known, [str(key) for key in keys])
     if not problem:
         return
-    mend = "Pass its columns as they were"
+    mend = "Pass those columns alone, in that order"
     if lacks:
         mend = "Add or rename columns"
     elif kept_as and all(isinstance(key, str) for key in keys):
