@@ -204,20 +204,6 @@ ASKING = [
 ]
 asking = pytest.mark.parametrize(("name", "kind"), ASKING)
 
-TWICE = pytest.mark.xfail(
-    strict=False,
-    reason="a step whose mean cost finds no memory after its launch is taken twice: xpnet.cuda.steps, `_run_one`",
-)
-asking_once = pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        pytest.param(name, kind, marks=[TWICE] * ("fit" in name and "whole" not in name and "lbfgs" not in name))
-        if MEMORY[kind][1] == "memory"
-        else (name, kind)
-        for name, kind in ASKING
-    ],
-)
-
 
 def after_the_probe(counted, total, soak):
     """Return which calls of a kind are to fail, those left out by which it is found out whether CUDA works."""
@@ -232,7 +218,7 @@ def check_full(error, cause):
     assert "End what else uses that memory" in str(error)
 
 
-@asking_once
+@asking
 def test_where_memory_runs_out_once_the_work_goes_on_or_the_error_says_what_to_do(doing, soak, name, kind):
     make, counted = MEMORY[kind]
     clean = Machine()

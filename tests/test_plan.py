@@ -14,8 +14,7 @@ from xpnet import optimizers
 from xpnet.activations import ACTIVATIONS, Activation
 from xpnet.cuda.kernels import gather
 from xpnet.cuda.plan import Plan
-from xpnet.device import HOST
-from xpnet.engine import Engine, _launched_update
+from xpnet.engine import _launched_gradient, _launched_update
 from xpnet.heads import HEADS
 from xpnet.record import UnrecordableError, record
 
@@ -62,12 +61,12 @@ def equations(activation, head, hidden, *, weighted, l2=0.0, dtype="float32", rn
     """Return the recorded gradient's function and arguments for it."""
     sizes = (5, *hidden, 3 if head == "softmax" else 1)
     rng = np.random.default_rng(3) if rng is None else rng
-    made = Engine(HOST, sizes, ACTIVATIONS[activation] if isinstance(activation, str) else activation, HEADS[head])
+    gradient = _launched_gradient(ACTIVATIONS.get(activation, activation), HEADS[head], l2)
     rows = rng.standard_normal((COLUMNS, 5)).astype(dtype)
     Y = rng.uniform(0, 1, (COLUMNS, sizes[-1])).astype(dtype)
     weight = rng.uniform(0.5, 2, (COLUMNS, 1)).astype(dtype) if weighted else None
     shapes = [shape for a, b in pairwise(sizes) for shape in ((b, a), (b, 1))]
-    return made._of_rows(l2), [rows, Y, weight, *arrays(shapes, rng, dtype)]
+    return gradient, [rows, Y, weight, *arrays(shapes, rng, dtype)]
 
 
 @pytest.mark.parametrize("hidden", [(), (4,), (6, 4)])

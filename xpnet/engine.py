@@ -235,7 +235,8 @@ class Engine:
                 launcher = CudaLauncher(self.place, tf32=self._tf32)
                 update = partial(_launched_update, optimizer, type(memory))
                 self._optimizer = optimizer
-                self._steps = Steps(launcher, self.sizes, self._of_rows, update, theta, memory)
+                gradient = partial(_launched_gradient, self.activation, self.head)
+                self._steps = Steps(launcher, self.sizes, gradient, update, theta, memory)
             return self._steps.step(theta, memory, Inputs(*batch.pieces[0]), rate=rate, l2=l2)
         except UnrecordableError:
             pass
@@ -251,8 +252,8 @@ class Engine:
                     stacklevel=2,
                 )
         self._launches = False
-        self._unlaunched()
         self.place.release()
+        self._unlaunched()
         return None
 
     def _unlaunched(self) -> None:
@@ -260,24 +261,6 @@ class Engine:
         if self._steps is not None:
             self._costs += [costs[n] for costs in self._steps.take_costs() for n in range(costs.shape[0])]
             self._steps = None
-
-    def _of_rows(self, l2: float) -> Callable[..., list[Array]]:
-        """Return the function that is recorded for a GPU: of rows of examples, with a penalty of ``l2/2 Σ‖W‖²``."""
-
-        def function(rows: Array, Y: Array, weight: Array | None, *leaves: Array) -> list[Array]:
-            return self.recordable(*Piece(rows, Y, weight).taken(HOST), *leaves, l2=l2)
-
-        return function
-
-    def recordable(self, X: Array, Y: Array, weight: Array | None, *leaves: Array, l2: float = 0.0) -> list[Array]:
-        """Return the summed cost and its gradient by W1, b1 … of arrays that write down what is done with them."""
-        layers = [Layer(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True)]
-        cost, gradients = equations.gradient(
-            layers, X, Y, activation=self.activation, head=self.head, sample_weight=weight, xp=np
-        )
-        if l2:
-            cost, gradients = equations.penalized(cost, gradients, layers, l2=l2, xp=np)
-        return [cost, *(array for layer in gradients for array in layer)]
 
     def take_costs(self) -> tuple[npt.NDArray[np.float64], list[int]]:
         """Return what each step since the last call met: its mean cost, with the penalty, and its columns.
@@ -550,12 +533,13 @@ class _Share:
         self.leaves = [array for layer in layers for array in layer]
         self.results = [self.part_total, *(array for layer in into for array in layer)]
         self.recordings: dict[int, Recording] = {}
+        function = partial(recordable_gradient, self.engine.activation, self.engine.head)
         for span in spans:
             width = span.stop - span.start
             if width not in self.recordings:
                 arguments = [*piece.cut(span).taken(self.engine.place), *self.leaves]
                 turned = width if order == "F" else None
-                self.recordings[width] = Recording(self.engine.recordable, arguments, self.results, turned=turned)
+                self.recordings[width] = Recording(function, arguments, self.results, turned=turned)
         self.calls: list[list[Call]] = []
 
     def run(self, piece: Piece) -> None:
@@ -654,6 +638,26 @@ class _Update:
             if new is not None:
                 np.copyto(part, new)
         return self.theta, self.memory
+
+
+def recordable_gradient(
+    activation: Activation, head: Head, X: Array, Y: Array, weight: Array | None, *leaves: Array, l2: float = 0.0
+) -> list[Array]:
+    """Return the summed cost and its gradient by W1, b1 … of arrays that write down what is done with them."""
+    layers = [Layer(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True)]
+    cost, gradients = equations.gradient(layers, X, Y, activation=activation, head=head, sample_weight=weight, xp=np)
+    if l2:
+        cost, gradients = equations.penalized(cost, gradients, layers, l2=l2, xp=np)
+    return [cost, *(array for layer in gradients for array in layer)]
+
+
+def _launched_gradient(activation: Activation, head: Head, l2: float) -> Callable[..., list[Array]]:
+    """Return the function that is recorded for a GPU: of rows of examples, with a penalty of ``l2/2 Σ‖W‖²``."""
+
+    def function(rows: Array, Y: Array, weight: Array | None, *leaves: Array) -> list[Array]:
+        return recordable_gradient(activation, head, *Piece(rows, Y, weight).taken(HOST), *leaves, l2=l2)
+
+    return function
 
 
 _COST = object()

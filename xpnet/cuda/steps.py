@@ -113,12 +113,12 @@ class Steps:
             self.flush()
             self._take(theta, memory, rate)
             self._at = program
+        elif len(self._waiting) == program.together:
+            self.flush()
         if inputs.numbers is None:
             self._costs.append(program.run_on(inputs))
         else:
             self._waiting.append(inputs.numbers)
-            if len(self._waiting) == program.together:
-                self.flush()
         return self.theta, self.memory
 
     def _take(self, theta: Array, memory: Any, rate: float) -> None:
@@ -132,11 +132,12 @@ class Steps:
             self.rate[...] = self._rate = rate
 
     def flush(self) -> None:
-        """Launch the steps that wait."""
-        waiting, self._waiting = self._waiting, []
-        if waiting:
+        """Launch the steps that wait; where memory runs out, those that were not launched wait on."""
+        while self._waiting:
             assert self._at is not None, "what waits, waits for a program"
-            self._costs += self._at.run(waiting)
+            count = self._at.together if len(self._waiting) >= self._at.together else 1
+            self._costs.append(self._at.run(self._waiting[:count]))
+            del self._waiting[:count]
 
     def take_costs(self) -> list[Array]:
         """Return the mean costs of the steps since they were last taken, ``(k,)`` arrays, once all are launched."""
@@ -168,16 +169,20 @@ class Steps:
             leaves = [_blank(array) for array in self.views(self.theta)]
             state = [_blank(array) for array in (self.theta, self.rate, self.gradient, *self.memory)]
             plans = (
-                Plan(record(partial(self._turned_back, turned, self._of_gradient(l2)), [*examples, *leaves])),
+                Plan(record(partial(self._means, turned, self._of_gradient(l2), inputs.columns), [*examples, *leaves])),
                 Plan(record(partial(self._of_update, 1.0 / inputs.columns), state)),
             )
             self._plans[key] = [(plan, plan.buffers(self.launcher.empty)) for plan in plans]
         return self._plans[key]
 
     @staticmethod
-    def _turned_back(turned: Sequence[bool], function: Callable[..., Sequence[Any]], *arrays: Any) -> Sequence[Any]:
+    def _means(
+        turned: Sequence[bool], function: Callable[..., Sequence[Any]], columns: int, *arrays: Any
+    ) -> Sequence[Any]:
+        """Return the gradient's function of examples as they lie, with the mean cost."""
         examples = (np.matrix_transpose(a) if t else a for a, t in zip(arrays, turned, strict=False))
-        return function(*examples, *arrays[len(turned) :])
+        cost, *gradients = function(*examples, *arrays[len(turned) :])
+        return [cost / columns, *gradients]
 
     def views(self, vector: Array) -> list[Array]:
         """Return the layers' arrays that lie in a vector: W1, b1, W2 and so on."""
@@ -231,30 +236,31 @@ class _Program:
 
     def run_on(self, inputs: Inputs) -> Array:
         """Take a step on all of these examples, and return its mean cost, ``(1,)``."""
+        costs = self._costs_of(1)
         if inputs.lent:
             for array, batch in zip(inputs[:3], self._examples, strict=True):
                 if array is not None:
                     self.launcher.copy([array], batch)
-        return self._run_one()
-
-    def _run_one(self) -> Array:
         self._one()
-        return self.costs[:1] / self.columns
+        self.launcher.copy([self.costs[:1]], costs)
+        return costs
 
-    def run(self, numbers: Sequence[Array]) -> list[Array]:
-        """Take a step for each of these numbers of examples, and return their mean costs."""
+    def run(self, numbers: Sequence[Array]) -> Array:
+        """Take a step, or as many as go together, on examples of these numbers; return the mean costs, ``(k,)``."""
         assert self.numbers is not None, "a program that picks examples out is told which"
-        if len(numbers) == self.together > 1:
+        costs, launch = self._costs_of(len(numbers)), self._one
+        if len(numbers) > 1:
             if self._many is None:
                 self._many = self.launcher.graph([call for n in range(self.together) for call in self._calls(n)])
-            self.launcher.copy(numbers, self.numbers)
-            self._many()
-            return [self.costs / self.columns]
-        costs = []
-        for chosen in numbers:
-            self.launcher.copy([chosen], self.numbers)
-            costs.append(self._run_one())
+            launch = self._many
+        self.launcher.copy(numbers, self.numbers)
+        launch()
+        self.launcher.copy([self.costs[: len(numbers)]], costs)
         return costs
+
+    def _costs_of(self, count: int) -> Array:
+        """Return where the costs of steps will be kept: made first, for after a launch nothing may fail any more."""
+        return self.launcher.empty((count,), self.costs.dtype)
 
 
 def _blank(array: Array) -> Any:
