@@ -641,7 +641,12 @@ SETTINGS = [
     refused("random_state", 1.5, r"a whole number, 0 or more; it is 1\.5"),
     refused("threads", 0, "1 or more; it is 0"),
     refused("verbose", "yes", "True, False or \"auto\"; it is 'yes'"),
-    refused("callbacks", 3, "functions of one argument, an EpochView; 3 is not callable"),
+    refused(
+        "callbacks",
+        3,
+        "functions of one argument, an EpochView, or objects with any of the methods on_fit_begin, on_epoch_end, "
+        "on_fit_end; 3 is neither",
+    ),
     refused("standardize", "yes", "True or False; it is 'yes'"),
     case(
         "lbfgs with a batch size",

@@ -34,6 +34,7 @@ def test_the_public_names_are_these():
         "Loader",
         "Network",
         "activations",
+        "callbacks",
         "datasets",
         "devices",
         "errors",
@@ -44,6 +45,7 @@ def test_the_public_names_are_these():
         "load",
         "optimizers",
         "plot",
+        "schedules",
         "verify",
     ]
 

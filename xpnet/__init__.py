@@ -7,7 +7,7 @@
 True
 """
 
-from xpnet import activations, datasets, errors, features, initializers, optimizers, plot
+from xpnet import activations, callbacks, datasets, errors, features, initializers, optimizers, plot, schedules
 from xpnet.activations import Activation
 from xpnet.data import Loader
 from xpnet.device import devices
@@ -22,6 +22,7 @@ __all__ = [
     "Loader",
     "Network",
     "activations",
+    "callbacks",
     "datasets",
     "devices",
     "errors",
@@ -32,5 +33,6 @@ __all__ = [
     "load",
     "optimizers",
     "plot",
+    "schedules",
     "verify",
 ]

@@ -31,11 +31,12 @@ import xpnet
 from xpnet import activations, datasets, features, files, heads, initializers, optimizers, plot, tables, targets
 from xpnet import device as devices
 from xpnet.arguments import nearest, real, whole
+from xpnet.callbacks import EpochView
 from xpnet.device import DeviceInfo
 from xpnet.errors import ArgumentError, DataError, XpnetError, XpnetWarning
 from xpnet.network import Network, load
 from xpnet.targets import Task
-from xpnet.training import FOREIGN, EpochView, fit
+from xpnet.training import FOREIGN, fit
 from xpnet.typing import Layer
 from xpnet.verify import verify
 

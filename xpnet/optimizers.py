@@ -21,13 +21,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from xpnet.arguments import choice, real, true_or_false, whole
 from xpnet.errors import ArgumentError
+from xpnet.schedules import Plateau, Schedule, Waiting
 from xpnet.typing import Array, Namespace
 
 Evaluate: TypeAlias = Callable[[Array], tuple[Array, Array]]
 """``theta -> (cost, gradient)``: means over the columns of a batch, with the penalty."""
-
-Schedule: TypeAlias = float | Callable[[int], float]
-"""A learning rate, or ``epoch -> learning rate``; the first epoch is 0."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +53,23 @@ class Optimizer:
     full_batch: bool = False
     settings: tuple[float, ...] = ()
 
-    def rate(self, epoch: int) -> float:
-        """Return α of this epoch.
+    def rate(self, epoch: int, waiting: Waiting = Waiting()) -> float:  # noqa: B008  # immutable
+        """Return α of this epoch, after the costs that `waiting` knows of.
 
         Raises
         ------
         ArgumentError
             The schedule returned something that is not a positive, finite number.
         """
-        if callable(self.learning_rate):
-            return real(f"learning_rate({epoch})", self.learning_rate(epoch), above=0.0)
-        return self.learning_rate
+        if not callable(self.learning_rate):
+            return self.learning_rate
+        schedule = self.learning_rate
+        rate = schedule(epoch, waiting) if isinstance(schedule, Plateau) else schedule(epoch)
+        return real(f"learning_rate({epoch})", rate, above=0.0)
+
+    def after(self, waiting: Waiting, cost: float) -> Waiting:
+        """Return what the learning rate has to know after an epoch of this monitored cost."""
+        return self.learning_rate.after(waiting, cost) if isinstance(self.learning_rate, Plateau) else waiting
 
 
 def _rate(learning_rate: Schedule) -> Schedule:

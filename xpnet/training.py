@@ -7,9 +7,9 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Never
 
@@ -19,6 +19,7 @@ from xpnet import activations, data, engine, files, frames, heads, initializers,
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.arguments import file_path, real, refuse_unknown, true_or_false, whole
+from xpnet.callbacks import Callback, EpochView, FitView, Hooks, hooks
 from xpnet.data import Examples, Loader
 from xpnet.device import Place
 from xpnet.engine import Engine
@@ -33,7 +34,8 @@ from xpnet.errors import (
 )
 from xpnet.features import Features, Plan, planned
 from xpnet.network import Network, history_arrays, prepared, take_history
-from xpnet.optimizers import Optimizer, Schedule
+from xpnet.optimizers import Optimizer
+from xpnet.schedules import Schedule, Waiting, described
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
 
@@ -67,6 +69,9 @@ _IS = {
 FOREIGN: dict[str, str] = {theirs: f"it is {ours!r}" for ours, names in _IS.items() for theirs in names.split()} | {
     "alpha": "scikit-learn's alpha is 'l2', the course's α is 'learning_rate'",
     "early_stopping": "pass validation_fraction=0.1, with 'patience' for how long to wait",
+    **dict.fromkeys(
+        ("scheduler", "lr_scheduler", "learning_rate_schedule"), "pass learning_rate=xpnet.schedules.cosine(...), say"
+    ),
     "momentum": "pass optimizer=xpnet.optimizers.momentum(beta=...)",
     "beta_1": "pass optimizer=xpnet.optimizers.adam(beta1=...)",
     "beta_2": "pass optimizer=xpnet.optimizers.adam(beta2=...)",
@@ -79,37 +84,6 @@ FOREIGN: dict[str, str] = {theirs: f"it is {ours!r}" for ours, names in _IS.item
     "shuffle": 'every epoch is shuffled; batch_size="full" has no order',
 }
 """Names that people bring from elsewhere, with the right one."""
-
-
-@dataclass(frozen=True)
-class EpochView:
-    """What a callback is shown after each epoch.
-
-    Attributes
-    ----------
-    epoch : int
-        The epoch just ended; the first is 0.
-    cost : float
-        Mean cost over the columns as this epoch met them, in nats.
-    validation_cost : float or None
-        Mean cost of the validation data after it.
-    learning_rate : float
-        α of this epoch.
-    seconds : float
-        How long it took.
-    network : callable
-        ``network()`` returns the `Network` so far.
-    """
-
-    epoch: int
-    cost: float
-    validation_cost: float | None
-    learning_rate: float
-    seconds: float
-    network: Callable[[], Network]
-
-
-Callback = Callable[[EpochView], Any]
 
 
 def fit(
@@ -163,7 +137,8 @@ def fit(
     optimizer : str or Optimizer
         ``"gd"`` (the lecture's), ``"momentum"``, ``"adam"``, ``"lbfgs"`` (full batch), or from `xpnet.optimizers`.
     learning_rate : float or callable, optional
-        α or ``epoch -> α``; by default the optimizer's own: gd and momentum 0.1, adam 0.001, lbfgs 1.
+        α or ``epoch -> α``, see `xpnet.schedules`; by default the optimizer's own: gd and momentum 0.1, adam 0.001,
+        lbfgs 1.
     l2 : float
         λ of the penalty ``λ/(2m) Σ‖W‖²``; with weights, m is their sum.
     batch_size : int or str
@@ -200,8 +175,9 @@ def fit(
         CPU threads for NumPy; None is every core that this process may use.
     tf32 : bool
         Whether a GPU may round the factors of float32 products to 11 bits, which is faster and errs by 1e-3.
-    callbacks : callable or sequence of callables
-        Each is called with an `EpochView` after every epoch; returning True stops.
+    callbacks : callable, object, or sequence of these
+        Functions, each called with an `EpochView` after every epoch; returning True stops. Or objects with any of the
+        methods that `xpnet.callbacks` describes, where some are ready: early stopping on any score, logs.
     verbose : bool or "auto"
         Whether to show a progress bar; auto does on a terminal.
     checkpoint : path or Kept, optional
@@ -256,7 +232,7 @@ def fit(
         epochs=whole("epochs", epochs, low=1),
         tol=real("tol", tol, low=0.0),
         patience=None if patience is None else whole("patience", patience, low=1),
-        callbacks=_callbacks(callbacks),
+        callbacks=hooks(callbacks),
         show=_show(verbose),
         checkpoint=checkpoint
         if checkpoint is None or isinstance(checkpoint, Kept)
@@ -373,7 +349,7 @@ class _Options:
     epochs: int
     tol: float
     patience: int | None
-    callbacks: tuple[Callback, ...]
+    callbacks: tuple[Hooks, ...]
     show: bool
     checkpoint: str | Kept | None
     checkpoint_every: float
@@ -404,16 +380,6 @@ def _hidden(hidden: Any) -> tuple[int, ...]:
         )
     units = tuple(hidden) if np.iterable(hidden) else (hidden,)
     return tuple(whole("hidden" if len(units) == 1 else "each of hidden", unit, low=1) for unit in units)
-
-
-def _callbacks(callbacks: Any) -> tuple[Callback, ...]:
-    given = (callbacks,) if callable(callbacks) else tuple(callbacks) if np.iterable(callbacks) else (callbacks,)
-    for callback in given:
-        if not callable(callback):
-            raise ArgumentError(
-                f"callbacks must be functions of one argument, an EpochView; {callback!r} is not callable."
-            )
-    return given
 
 
 def _show(verbose: Any) -> bool:
@@ -641,7 +607,8 @@ class _Training:
         self.memory = options.optimizer.init(theta, xp=self.xp)
         self.history: dict[str, list[float]] = {"cost": [], "validation_cost": [], "learning_rate": [], "seconds": []}
         self.best_theta, self.best_cost, self.best_epoch = theta, math.inf, -1
-        self.reference, self.waited = math.inf, 0
+        self.reference, self.waited, self.waiting = math.inf, 0, Waiting()
+        self.given_back: Network | None = None  # by a callback, to be returned
         self.stop_reason, self.steps, self.written = "", 0, time.monotonic()
         self.fingerprint = self._fingerprint() if options.checkpoint is not None else {}
         self.ended = self._boundary()
@@ -653,7 +620,12 @@ class _Training:
 
     def run(self) -> None:
         """Go through epochs until there is a reason to stop; Ctrl-C is one."""
+        with ExitStack() as ends:
+            self._run(ends)
+
+    def _run(self, ends: ExitStack) -> None:
         try:
+            self._begin(ends)
             with self._bar() as tell:
                 while not self.stop_reason and self.epoch < self.options.epochs:
                     self._one_epoch()
@@ -685,7 +657,7 @@ class _Training:
 
     def _one_epoch(self) -> None:
         begun = time.perf_counter()
-        rate = self.options.optimizer.rate(self.epoch)
+        rate = self.options.optimizer.rate(self.epoch, self.waiting)
         with closing(self.examples.batches(self.columns, seed=self.seed, epoch=self.epoch)) as batches:
             for batch in batches:
                 share = self.options.l2 * batch.columns / self.weight_sum
@@ -703,8 +675,29 @@ class _Training:
         if self.options.callbacks:
             view = EpochView(self.epoch - 1, cost, validation_cost, rate, self.history["seconds"][-1], self.network)
             # Every callback is called, also after one has asked to stop.
-            if any([callback(view) is True for callback in self.options.callbacks]):  # noqa: C419
+            if any([each.on_epoch_end(view) is True for each in self.options.callbacks]):  # noqa: C419
                 self.stop_reason = "callback"
+
+    def _begin(self, ends: ExitStack) -> None:
+        """Tell the callbacks that the fit begins, and see that those that heard it will be told how it ended."""
+        for each in self.options.callbacks:
+            if each.on_fit_begin(self._view(self.stop_reason)) is True:
+                self.stop_reason = "callback"
+            ends.push(partial(self._end, each))
+
+    def _end(self, each: Hooks, _: Any, error: BaseException | None, __: Any) -> None:
+        """Tell a callback that the fit has ended, and take the network that it gives back."""
+        given = each.on_fit_end(self._view(self.stop_reason if error is None else "error"))
+        if isinstance(given, Network):
+            if (given.sizes, given.place, given.dtype) != (self.sizes, self.place, self.examples.dtype):
+                raise ArgumentError(
+                    "on_fit_end must return nothing, or a network of this fit, as view.network() makes it; it returned "
+                    f"{given!r}."
+                )
+            self.given_back = given
+
+    def _view(self, stop_reason: str) -> FitView:
+        return FitView(self.options.epochs, self.epoch, stop_reason, self.seed, self.network)
 
     def _validation_cost(self) -> float | None:
         if self.validation is None:
@@ -737,6 +730,7 @@ class _Training:
         if validation_cost is not None:
             self.history["validation_cost"].append(validation_cost)
         monitored = cost if validation_cost is None else validation_cost
+        self.waiting = self.options.optimizer.after(self.waiting, monitored)
         if monitored < self.best_cost:
             self.best_cost, self.best_epoch = monitored, self.epoch - 1
             if validation_cost is not None:
@@ -749,8 +743,15 @@ class _Training:
             self.stop_reason = "patience"
 
     def network(self, **timing: float) -> Network:
-        """Return the network so far: where the validation cost was lowest, or else as it stands."""
+        """Return the network so far: where the validation cost was lowest, or else as it stands.
+
+        When the fit has ended it is the one that a callback has given back, if one has.
+        """
         best, theta = self.validation is not None and self.best_epoch >= 0, self.engine.kept(self.theta)
+        layers = tuple(parameters.unflatten(self.best_theta if best else theta, self.sizes, xp=self.xp))
+        best_epoch = self.best_epoch if self.best_epoch >= 0 else None
+        if self.given_back is not None:
+            layers, best_epoch = self.given_back.layers, self.given_back.epochs_run - 1
         if timing:
             seconds = max(sum(self.history["seconds"]), 1e-9)
             timing |= {
@@ -759,10 +760,10 @@ class _Training:
             }
             timing |= data.moved(self.examples, self.validation)
         return self.make_network(
-            layers=tuple(parameters.unflatten(self.best_theta if best else theta, self.sizes, xp=self.xp)),
+            layers=layers,
             history={key: list(values) for key, values in self.history.items()},
             epochs_run=self.epoch,
-            best_epoch=self.best_epoch if self.best_epoch >= 0 else None,
+            best_epoch=best_epoch,
             stop_reason=self.stop_reason,
             random_state=self.seed,
             timing=timing,
@@ -799,7 +800,7 @@ class _Training:
             "task": blank.task,
             "optimizer": how.name,
             "optimizer settings": list(how.settings),
-            "learning_rate": "a function" if callable(how.learning_rate) else how.learning_rate,
+            "learning_rate": described(how.learning_rate),
             "l2": it.l2,
             "batch_size": self.columns,
             "tol": it.tol,
@@ -911,6 +912,7 @@ class _Training:
         self.waited, self.steps = whole("waited", found["waited"], low=0), whole("steps", found["steps"], low=0)
         self.best_cost = math.inf if found["best_cost"] is None else real("best_cost", found["best_cost"])
         self.reference = math.inf if found["reference"] is None else real("reference", found["reference"])
+        self.waiting = reduce(self.options.optimizer.after, history["validation_cost"] or history["cost"], Waiting())
         if len(history["validation_cost"]) != (0 if self.validation is None else self.epoch):
             raise ValueError(f"a validation cost for {len(history['validation_cost'])} of {self.epoch} epochs")
 
