@@ -2,12 +2,11 @@
 
 import math
 import os
-import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
@@ -15,7 +14,19 @@ from typing import Any, Literal, NamedTuple, Never
 
 import numpy as np
 
-from xpnet import activations, data, engine, files, frames, heads, initializers, optimizers, parameters, targets
+from xpnet import (
+    activations,
+    data,
+    engine,
+    files,
+    frames,
+    heads,
+    initializers,
+    optimizers,
+    parameters,
+    progress,
+    targets,
+)
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.arguments import file_path, real, refuse_unknown, true_or_false, whole
@@ -179,7 +190,7 @@ def fit(
         Functions, each called with an `EpochView` after every epoch; returning True stops. Or objects with any of the
         methods that `xpnet.callbacks` describes, where some are ready: early stopping on any score, logs.
     verbose : bool or "auto"
-        Whether to show a progress bar; auto does on a terminal.
+        Whether to show a progress bar; auto does on a terminal and in a notebook.
     checkpoint : path or Kept, optional
         Where to write the state of training; an existing one is resumed.
     checkpoint_every : float
@@ -233,7 +244,7 @@ def fit(
         tol=real("tol", tol, low=0.0),
         patience=None if patience is None else whole("patience", patience, low=1),
         callbacks=hooks(callbacks),
-        show=_show(verbose),
+        show=progress.wanted(verbose),
         checkpoint=checkpoint
         if checkpoint is None or isinstance(checkpoint, Kept)
         else file_path("checkpoint", checkpoint),
@@ -380,14 +391,6 @@ def _hidden(hidden: Any) -> tuple[int, ...]:
         )
     units = tuple(hidden) if np.iterable(hidden) else (hidden,)
     return tuple(whole("hidden" if len(units) == 1 else "each of hidden", unit, low=1) for unit in units)
-
-
-def _show(verbose: Any) -> bool:
-    if isinstance(verbose, str) and verbose == "auto":
-        return sys.stderr is not None and sys.stderr.isatty()
-    if not isinstance(verbose, bool | int):
-        raise ArgumentError(f'verbose must be True, False or "auto"; it is {verbose!r}.')
-    return bool(verbose)
 
 
 def _saved(path: str | Kept | None) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -568,6 +571,10 @@ def _nothing(value: Any) -> None:
     """Keep nothing of `value`."""
 
 
+def _silent() -> None:
+    """Show nothing of an epoch."""
+
+
 class _Boundary(NamedTuple):
     """Where training stood when an epoch ended: what a checkpoint holds, with as much of the history."""
 
@@ -626,7 +633,8 @@ class _Training:
     def _run(self, ends: ExitStack) -> None:
         try:
             self._begin(ends)
-            with self._bar() as tell:
+            bar = progress.bar(self.options.epochs, self.history) if self.options.show else nullcontext(_silent)
+            with bar as tell:
                 while not self.stop_reason and self.epoch < self.options.epochs:
                     self._one_epoch()
                     tell()
@@ -768,25 +776,6 @@ class _Training:
             random_state=self.seed,
             timing=timing,
         )
-
-    @contextmanager
-    def _bar(self) -> Iterator[Callable[[], None]]:
-        """Show a progress bar, when one is wanted, for the duration of a ``with``."""
-        if not self.options.show:
-            yield lambda: None
-            return
-        from tqdm.auto import tqdm
-
-        with tqdm(total=self.options.epochs, initial=self.epoch, unit="epoch") as bar:
-
-            def tell() -> None:
-                shown = {"cost": f"{self.history['cost'][-1]:.4g}"}
-                if self.validation is not None:
-                    shown["validation"] = f"{self.history['validation_cost'][-1]:.4g}"
-                bar.set_postfix(shown, refresh=False)
-                bar.update()
-
-            yield tell
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
