@@ -12,6 +12,7 @@ import pytest
 
 import xpnet
 from xpnet import plot
+from xpnet.diagnosis import Diagnosis
 from xpnet.errors import ArgumentError, MissingPackageError, ShapeError
 from xpnet.typing import Layer
 
@@ -449,7 +450,7 @@ def cells(net):
 
 def test_the_table_says_what_the_network_is():
     net = trained(hidden=(5, 4), validation_fraction=0.25)
-    assert cells(net) == {
+    assert cells(dataclasses.replace(net, diagnosis=Diagnosis())) == {
         "network": "2-5-4-1, relu (44 parameters)",
         "task": "binary: no, yes",
         "epochs": f"6, stopped by epochs; best epoch {net.best_epoch}",

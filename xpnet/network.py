@@ -4,7 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.arguments import choice, file_path, nearest, real, whole
 from xpnet.device import HOST, Place
+from xpnet.diagnosis import Diagnosis, Finding
 from xpnet.errors import ArgumentError, DataError, FileFormatError, ShapeError
 from xpnet.features import Features, packed, unpacked
 from xpnet.targets import Task
@@ -72,6 +73,9 @@ class Network:
         The seed drawn or given.
     timing : mapping of str to number
         ``load_seconds``, ``train_seconds``, ``steps`` and ``examples_per_second``.
+    diagnosis : Diagnosis
+        What is wrong with the fit and what mends it, a tuple of `xpnet.diagnosis.Finding`; empty when nothing is. Of a
+        network that a callback is shown, and of one made in another way than by `xpnet.fit`, nothing is said.
     """
 
     layers: tuple[Layer, ...]
@@ -87,6 +91,7 @@ class Network:
     stop_reason: str = "epochs"
     random_state: int = 0
     timing: Mapping[str, float] = field(default_factory=dict)
+    diagnosis: Diagnosis = field(default_factory=Diagnosis)
 
     def __post_init__(self) -> None:
         for array in (part for parts in (*self.layers, self.scaling or ()) for part in parts):
@@ -142,12 +147,14 @@ class Network:
         return [*super().__dir__(), *named(self.layers)]
 
     def __repr__(self) -> str:
-        """Return one line: sizes, activation, task, epochs, last cost and device."""
+        """Return one line: sizes, activation, task, epochs, last cost and device, and the kinds of findings."""
         cost = self.history.get("cost") or []
         last = f", cost {cost[-1]:.4g}" if cost else ""
         shape = "-".join(map(str, self.sizes))
         hidden = f" {self.activation.name}" if len(self.sizes) > 2 else ""
-        return f"<Network {shape}{hidden}, {self.task}, {self.epochs_run} epochs{last}, {self.dtype} on {self.device}>"
+        found = ", ".join(finding.kind for finding in self.diagnosis)
+        where = f"{self.dtype} on {self.device}" + (f"; diagnosis: {found}" if found else "")
+        return f"<Network {shape}{hidden}, {self.task}, {self.epochs_run} epochs{last}, {where}>"
 
     def predict(self, X: Any, *, examples: str = "columns") -> Array:
         """Return labels ``(m,)``; for regression, counts and multilabel ``(n_y, m)``.
@@ -292,6 +299,7 @@ class Network:
                 "stop_reason": self.stop_reason,
                 "random_state": self.random_state,
                 "timing": dict(self.timing),
+                "diagnosis": [astuple(finding) for finding in self.diagnosis],
                 "trained_on": self.device,
             },
             kind="network",
@@ -687,7 +695,14 @@ def _from_file(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any], a
         stop_reason=metadata["stop_reason"],
         random_state=whole("random_state", metadata["random_state"], low=0),
         timing={key: real(key, value) for key, value in metadata["timing"].items()},
+        diagnosis=_diagnosis_from(metadata.get("diagnosis", [])),  # which files had not at first
     )
+
+
+def _diagnosis_from(values: Any) -> Diagnosis:
+    if not isinstance(values, list) or not all(isinstance(text, str) for value in values for text in value):
+        raise ValueError("a diagnosis that is no list of texts")
+    return Diagnosis(Finding(*value) for value in values)
 
 
 def _check_layers(layers: Sequence[Layer], n_tensors: int, scaling: Any) -> None:

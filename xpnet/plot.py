@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from xpnet import data, equations, heads, parameters, targets
 from xpnet import device as devices
-from xpnet.activations import Activation
 from xpnet.device import HOST
+from xpnet.diagnosis import STUCK, flatness, steepest
 from xpnet.errors import ArgumentError, MissingPackageError, ShapeError
 from xpnet.network import Network, prepared
 
@@ -45,13 +45,6 @@ WRITTEN = 20
 
 NAMED = 40
 """The most classes whose names stand at a confusion matrix."""
-
-DEAD, FLAT = 1e-6, 1e-2
-"""A unit passes nothing on where its slope, as a share of the activation's steepest, is below the first; below the
-second, next to nothing."""
-
-STUCK = 0.95
-"""The share of the examples for which a saturated unit is so flat."""
 
 TRACED = 2**22
 """Numbers of the widest layer whose gradients are computed at a time."""
@@ -492,7 +485,7 @@ def _flows(net: Network, X: Any, Y: Any, examples: str) -> list[_Flow]:
     net = net.to("cpu")
     source, labels = net._labelled(X, Y, examples)
     given = prepared(source, labels, net.kind, HOST, net.dtype, net.scaling, None)
-    head, steepest = heads.HEADS[net.kind.head], _steepest(net.activation)
+    head, steep = heads.HEADS[net.kind.head], steepest(net.activation)
     flat, dead = ([np.zeros(size) for size in net.sizes[1:-1]] for _ in range(2))
     total = np.zeros(parameters.count(net.sizes))
     step = max(1, TRACED // max(net.sizes))
@@ -504,21 +497,15 @@ def _flows(net: Network, X: Any, Y: Any, examples: str) -> list[_Flow]:
                 gradients = equations.backward(net.layers, Z, A, Y_block, activation=net.activation, xp=np)
                 total += parameters.flatten(gradients, xp=np)
                 for l in range(len(flat)):
-                    slope = np.abs(net.activation.dg(Z[l], A[l + 1], xp=np))
-                    flat[l] += np.sum(slope < FLAT * steepest, axis=-1)
-                    dead[l] += np.sum(slope < DEAD * steepest, axis=-1)
+                    for counts, more in zip(
+                        (flat, dead), flatness(net.activation, Z[l], A[l + 1], steep=steep), strict=True
+                    ):
+                        counts[l] += more
     m = source.n_examples
     means = parameters.unflatten(total / m, net.sizes, xp=np)
     sizes = [float(np.sqrt(np.mean(dW * dW))) for dW, _ in means]
     hidden = [_Flow(flat[l] / m, dead[l] / m, sizes[l]) for l in range(len(flat))]
     return [*hidden, _Flow(np.zeros(0), np.zeros(0), sizes[-1])]
-
-
-def _steepest(activation: Activation) -> float:
-    """Return an activation's largest slope between −8 and 8, or 1 if that is less."""
-    Z = np.linspace(-8.0, 8.0, 1601)[None, :]
-    with np.errstate(all="ignore"):
-        return min(1.0, float(np.max(np.abs(activation.dg(Z, activation.g(Z, xp=np), xp=np)))))
 
 
 # Matplotlib -----------------------------------------------------------------------------------------------------------
@@ -607,6 +594,7 @@ def table(net: Network) -> str:
         "epochs": f"{net.epochs_run:,}, stopped by {net.stop_reason}{best}" if net.epochs_run else "0",
         "cost": "",
         "device": f"{net.device}, {net.dtype}",
+        "diagnosis": "; ".join(f"{finding.kind.replace('_', ' ')}: {finding.where}" for finding in net.diagnosis),
     }
     cells = {name: html.escape(text) for name, text in rows.items() if text}
     cost, validation = net.history.get("cost") or [], net.history.get("validation_cost") or []

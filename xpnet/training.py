@@ -7,7 +7,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Never
@@ -17,6 +17,7 @@ import numpy as np
 from xpnet import (
     activations,
     data,
+    diagnosis,
     engine,
     files,
     frames,
@@ -33,6 +34,7 @@ from xpnet.arguments import file_path, real, refuse_unknown, true_or_false, whol
 from xpnet.callbacks import Callback, EpochView, FitView, Hooks, hooks
 from xpnet.data import Examples, Loader
 from xpnet.device import Place
+from xpnet.diagnosis import Finding
 from xpnet.engine import Engine
 from xpnet.errors import (
     ArgumentError,
@@ -49,9 +51,6 @@ from xpnet.optimizers import Optimizer
 from xpnet.schedules import Schedule, Waiting, described
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
-
-LARGE, SMALL = 100.0, 1e-3
-"""A feature whose root mean square is outside these is called badly scaled."""
 
 _IS = {
     "epochs": "max_iter n_epochs num_epochs n_iter max_epochs num_iterations nb_epoch iterations n_iterations",
@@ -278,7 +277,7 @@ def fit(
     if standardize and scaling is None:
         with source.place.active():
             scaling = data.scaling_of(source, dtype)
-    _warn_of_scale(source, labels, kind, standardized=scaling is not None)
+    of_scale = _warned_of_scale(source, labels, kind, standardized=scaling is not None)
 
     with (
         place.active(),
@@ -323,7 +322,8 @@ def fit(
             (training_run.go_on if isinstance(checkpoint, Kept) else training_run.resume)(*saved)
         loaded = time.perf_counter()
         training_run.run()
-        return training_run.network(load_seconds=loaded - started, train_seconds=time.perf_counter() - loaded)
+        net = training_run.network(load_seconds=loaded - started, train_seconds=time.perf_counter() - loaded)
+        return training_run.diagnosed(net, start, of_scale)
 
 
 @dataclass
@@ -511,37 +511,11 @@ def _start(
     return layers, scaling
 
 
-def _sizes_of_features(source: data.Source) -> Any:
-    """Return the root mean square of every feature over a sample of the examples, ``(n_x,)`` float64."""
-    squares, count = np.zeros(source.n_features), 0
-    for rows in data.sample(source):
-        host = devices.to_host(rows).astype(np.float64)
-        squares += (host * host).sum(axis=0)
-        count += host.shape[0]
-    return np.sqrt(squares / count)
-
-
-def _warn_of_scale(source: data.Source, labels: Any, kind: Task, *, standardized: bool) -> None:
-    with np.errstate(all="ignore"):
-        sizes = np.ones(1) if standardized else _sizes_of_features(source)
-        size = float(np.sqrt(np.mean(labels.astype(np.float64) ** 2))) if kind.name == "regression" else 0.0
-    # What is not finite is refused when X is read, with its place.
-    wrong = np.flatnonzero(np.isfinite(sizes) & ((sizes > LARGE) | ((sizes < SMALL) & (sizes > 0))))
-    if wrong.size:
-        some = ", ".join(f"{source.feature(int(i))} (size {sizes[i]:.2g})" for i in wrong[:5])
-        more = f" and {wrong.size - 5} more" if wrong.size > 5 else ""
-        warnings.warn(
-            f"X has badly scaled features, on which gradient descent is slow: {some}{more}. Pass standardize=True.",
-            ScaleWarning,
-            stacklevel=3,
-        )
-    if LARGE < size < math.inf:
-        warnings.warn(
-            f"Y is large (size {size:.2g}), and weights that start near 1 are slow to reach it. Train on "
-            "(Y - Y.mean()) / Y.std().",
-            ScaleWarning,
-            stacklevel=3,
-        )
+def _warned_of_scale(source: data.Source, labels: Any, kind: Task, *, standardized: bool) -> list[Finding]:
+    found = diagnosis.of_scale(source, labels, kind, standardized=standardized)
+    for finding in found:
+        warnings.warn(finding.message, ScaleWarning, stacklevel=3)
+    return found
 
 
 _THETAS = ("theta", "best_theta")
@@ -713,13 +687,28 @@ class _Training:
         batch = self.validation.whole()
         return float(self.engine.cost(self.engine.layers(self.theta), batch.pieces)) / batch.columns
 
+    def diagnosed(self, net: Network, start: Sequence[Layer], of_scale: Sequence[Finding]) -> Network:
+        """Return the network that the fit ended in, with what is wrong with it."""
+        found = diagnosis.diagnose(
+            net.layers,
+            start,
+            self.examples,
+            net.history,
+            activation=net.activation,
+            kind=net.kind,
+            l2=self.options.l2,
+            stop_reason=net.stop_reason,
+            of_scale=of_scale,
+        )
+        return replace(net, diagnosis=found)
+
     def _check_finite(self, name: str, cost: float | None, rate: float) -> None:
         # The sum of squares is finite only if all parameters are; the costlier look at each follows when it is not.
         if cost is None or (math.isfinite(cost) and math.isfinite(float(self.theta @ self.theta))):
             return
         if math.isfinite(cost) and bool(self.xp.all(self.xp.isfinite(self.theta))):
             return
-        sizes = _sizes_of_features(self.examples.source)
+        sizes = diagnosis.sizes_of_features(self.examples.source)
         largest = int(np.argmax(sizes))
         scale = f"the largest feature is {self.examples.source.feature(largest)}, of size {sizes[largest]:.3g}"
         if self.examples.scaling is not None:
