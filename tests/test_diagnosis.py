@@ -372,6 +372,32 @@ def test_multilabel_targets_that_are_never_there_are_named():
     assert found["constant_target"] == "row 1 of Y"
 
 
+class Failing:
+    """A file that cannot be read any more when the fit has ended, or is slow enough for a Ctrl-C."""
+
+    shape, dtype = (2, 400), np.dtype(np.float32)
+
+    def __init__(self, error):
+        self.error, self.failing = error, False
+
+    def __getitem__(self, key):
+        if self.failing:
+            raise self.error
+        return FLOWER[0].astype(np.float32)[key]
+
+    def on_fit_end(self, _):
+        self.failing = True
+
+
+@pytest.mark.parametrize(("error", "kinds"), [(OSError("gone"), ["undiagnosed"]), (KeyboardInterrupt(), [])], ids=repr)
+def test_no_fit_is_lost_by_its_diagnosis(error, kinds):
+    file = Failing(error)
+    net = fit(file, FLOWER[1], hidden=4, epochs=1, callbacks=file)
+    assert [finding.kind for finding in net.diagnosis] == kinds
+    assert all("OSError: gone" in finding.message for finding in net.diagnosis)
+    assert net.epochs_run == 1
+
+
 def test_a_fit_that_a_callback_stopped_at_once_is_diagnosed():
     class Stop:
         def on_fit_begin(self, _):

@@ -2,7 +2,9 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 
@@ -81,8 +83,94 @@ def test_every_error_is_an_xpnet_error_and_a_built_in_one():
     assert all(issubclass(error, xpnet.errors.XpnetError) and len(error.__mro__) > 4 for error in errors)
 
 
+# What is documented ---------------------------------------------------------------------------------------------------
+
+
+def public():
+    """Yield every public function, class and method by its name; properties say all in a sentence."""
+    modules = [
+        xpnet,
+        xpnet.diagnosis,
+        *(part for part in map(vars(xpnet).get, xpnet.__all__) if inspect.ismodule(part)),
+    ]
+    for module in modules:
+        names = vars(module).get("__all__") or [name for name in vars(module) if inspect.isclass(vars(module)[name])]
+        for name in names:
+            value = getattr(module, name)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                yield f"{module.__name__}.{name}", value
+            if inspect.isclass(value):
+                yield from (
+                    (f"{module.__name__}.{name}.{key}", method)
+                    for key, method in vars(value).items()
+                    if inspect.isfunction(method) and not key.startswith(("_", "on_"))  # a callback's are its module's
+                )
+
+
+PUBLIC = dict(public())
+FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
+CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
+ERRORS = {name: value for name, value in CLASSES.items() if issubclass(value, Exception)}
+
+
+def sections(value):
+    """Return the sections of a numpydoc docstring."""
+    return re.findall(r"^(\w[\w ]*)\n-+$", inspect.getdoc(value) or "", re.MULTILINE)
+
+
+def test_all_that_is_public_is_looked_at():
+    assert len(FUNCTIONS) > 35
+    assert {"xpnet.fit", "xpnet.Network.predict", "xpnet.optimizers.adam", "xpnet.schedules.cosine"} <= set(FUNCTIONS)
+    assert {"xpnet.Network", "xpnet.callbacks.EarlyStopping", "xpnet.errors.ShapeError"} <= set(CLASSES)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_first_line_is_a_sentence(name):
+    first = inspect.getdoc(PUBLIC[name]).split("\n\n")[0]
+    assert re.match(r"[A-Z]", first)
+    assert re.search(r"([.:]|``)$", first)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_functions_docstring_has_its_sections(name):
+    signature, found = inspect.signature(FUNCTIONS[name]), sections(FUNCTIONS[name])
+    wanted = ["Parameters"] if set(signature.parameters) - {"self"} else []
+    wanted += ["Returns"] if signature.return_annotation not in (None, inspect.Signature.empty) else []
+    assert [section for section in found if section in wanted] == wanted
+    assert "Examples" in found
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_parameter_is_described(name):
+    described = re.split(r"^Parameters\n-+$", inspect.getdoc(FUNCTIONS[name]), flags=re.MULTILINE)[-1]
+    given = {key for key, it in inspect.signature(FUNCTIONS[name]).parameters.items() if it.kind is not it.VAR_KEYWORD}
+    words = re.findall(r"^([\w, ]+?)(?: :.*)?$", described.split("\n\n")[0], re.MULTILINE)
+    assert given - {"self"} <= {word.strip() for line in words for word in line.split(",")}
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES.keys() - ERRORS.keys()))
+def test_a_classs_docstring_has_its_sections(name):
+    found = sections(CLASSES[name])
+    assert {"Parameters", "Attributes"} & set(found) or issubclass(CLASSES[name], tuple)
+    assert "Examples" in found
+
+
+def test_the_errors_share_an_example():
+    assert ">>>" in xpnet.errors.__doc__
+    assert {name.removeprefix("xpnet.errors.") for name in ERRORS} <= set(re.findall(r"\w+", xpnet.errors.__doc__))
+
+
+def test_the_examples_of_all_that_is_public_are_run():
+    run = {test.name for name in MODULES for test in doctest.DocTestFinder().find(_module(name)) if test.examples}
+    shown = {name for name, value in PUBLIC.items() if ">>>" in inspect.getdoc(value)}
+    assert {f"{PUBLIC[name].__module__}.{PUBLIC[name].__qualname__}" for name in shown} <= run
+
+
+def _module(name):
+    return importlib.import_module(f"xpnet.{name}")
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_in_docstrings_are_true(name):
-    module = importlib.import_module(f"xpnet.{name}")
-    failed, _ = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    failed, _ = doctest.testmod(_module(name), optionflags=doctest.ELLIPSIS)
     assert failed == 0

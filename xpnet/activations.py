@@ -24,6 +24,8 @@ from xpnet.arguments import choice
 from xpnet.errors import ActivationError, ArgumentError
 from xpnet.typing import Array, Namespace
 
+__all__ = ["ACTIVATIONS", "Activation", "check"]
+
 LEAK = 0.01
 """Slope of leaky_relu below zero, as in the course."""
 
@@ -233,6 +235,14 @@ def check(activation: Activation) -> None:
     ------
     ActivationError
         They differ by more than 1e-5, relative to ``1 + |g′|``, are not finite, change the shape, or write into Z.
+
+    Examples
+    --------
+    >>> check(Activation(lambda Z: Z**3, lambda Z, A: 3 * Z**2, name="cube"))
+    >>> check(Activation(lambda Z: Z**3, lambda Z, A: 3 * Z, name="cube"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    xpnet.errors.ActivationError: Activation 'cube': dg must be the slope of g. ...
     """
     xp: Any = np
     Z = _CHECKED_AT.copy()

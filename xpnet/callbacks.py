@@ -39,6 +39,8 @@ from xpnet.arguments import file_path, real, true_or_false, whole
 from xpnet.errors import ArgumentError, MissingPackageError
 from xpnet.network import Network
 
+__all__ = ["CSVLog", "EarlyStopping", "EpochView", "FitView", "JSONLog", "TensorBoard"]
+
 
 @dataclass(frozen=True)
 class EpochView:

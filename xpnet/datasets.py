@@ -5,6 +5,8 @@ import numpy.typing as npt
 
 from xpnet.arguments import whole
 
+__all__ = ["flower"]
+
 
 def flower(m: int = 400, *, random_state: int = 1) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Return points on a flower of eight petals in two colours, the planar data of the course.

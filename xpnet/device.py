@@ -430,7 +430,18 @@ class DeviceInfo:
 
 
 def devices() -> list[DeviceInfo]:
-    """Return this machine's devices: the CPU, then every CUDA device or the reason why there is none."""
+    """Return this machine's devices: the CPU, then every CUDA device or the reason why there is none.
+
+    Returns
+    -------
+    list of DeviceInfo
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> xpnet.devices()[0].name
+    'cpu'
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cpu = DeviceInfo("cpu", f"NumPy {np.__version__}, {cores} cores", available=True, problem=None)
     problem = cuda_problem()

@@ -28,6 +28,8 @@ from xpnet.data import Examples, Source
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
 
+__all__ = ["Diagnosis", "Finding"]
+
 LARGE, SMALL = 100.0, 1e-3
 """A feature whose root mean square is outside these is called badly scaled."""
 
@@ -39,8 +41,11 @@ STUCK = 0.95
 """The share of the examples for which a saturated unit is so flat."""
 
 MANY = 0.5
-"""The share of a layer's units that are dead, or saturated, when that is a fault: of a fit that began so, or that has
-learned less than half of what there is to learn. What has learned more has made steps of such units, which is well."""
+"""The share of a layer's units that are dead, or saturated, when that may be a fault."""
+
+BADLY, WELL = 0.5, 0.9
+"""It is one of a fit that has learned less than the first of what there is to learn, or began so and has learned less
+than the second. A fit that has learned more has made steps of such units, or does without them."""
 
 LOOKED_AT = 512
 """The most examples that are looked at."""
@@ -86,7 +91,8 @@ class Finding:
     ----------
     kind : str
         ``"dead_units" "saturated_units" "unscaled_features" "unscaled_target" "constant_features" "constant_target"
-        "learning_rate_too_high" "learning_rate_too_low" "unfinished" "unbalanced_classes" "constant_prediction"``.
+        "learning_rate_too_high" "learning_rate_too_low" "unfinished" "unbalanced_classes" "constant_prediction"``; and
+        ``"undiagnosed"`` where the examples could not be looked at.
     where : str
         A layer, features, a class, the cost, the output.
     message : str
@@ -346,6 +352,12 @@ def diagnose(
     return Diagnosis(found)
 
 
+def undone(of_scale: Sequence[Finding], error: Exception) -> Diagnosis:
+    """Return what is known of a fit whose examples could not be looked at, and why they could not."""
+    message = f"The examples could not be looked at once more: {type(error).__name__}: {error!s:.200}."
+    return Diagnosis([*of_scale, Finding("undiagnosed", "X", message)])
+
+
 def _bounds(Y: npt.NDArray[Any], kind: Task) -> tuple[float, float]:
     """Return the mean cost of a perfect prediction and that of the best constant one, in nats."""
     Y = Y.astype(np.float64)
@@ -412,13 +424,13 @@ def _of_units(looking: _Looking, seen: Seen, start: Sequence[Layer], learned: fl
     for l, ((stuck, dead), (stuck_then, dead_then)) in enumerate(zip(idle, begun, strict=True), 1):
         many = MANY * seen.Z[l - 1].shape[0]
         units = f"of {seen.Z[l - 1].shape[0]:,} units are"
-        if dead >= many and (dead_then >= many or learned < 0.5):
+        if dead >= many and learned < (WELL if dead_then >= many else BADLY):
             message = (
                 f"{dead:,} {units} dead: the slope of {name} is 0 for each of {k:,} examples looked at, and nothing "
                 f"can change their weights. {_mend_of_units(looking, at_start=dead_then >= many)}"
             )
             yield Finding("dead_units", f"layer {l}", message)
-        if stuck >= many and (stuck_then >= many or learned < 0.5):
+        if stuck >= many and learned < (WELL if stuck_then >= many else BADLY):
             message = (
                 f"{stuck:,} {units} saturated: the slope of {name} is below {FLAT:.0%} of its steepest for "
                 f"{STUCK:.0%} of {k:,} examples looked at. {_mend_of_units(looking, at_start=stuck_then >= many)}"

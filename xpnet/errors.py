@@ -26,6 +26,15 @@
     └── ScaleWarning                             features whose sizes slow training down
 
 Each also inherits from the built-in that people catch, so ``except ValueError`` does what it says.
+
+>>> import xpnet
+>>> try:
+...     xpnet.fit([[0.0, 1.0]], ["no", "yes"], epochs="many")
+... except xpnet.errors.XpnetError as error:
+...     print(type(error).__name__, "is a ValueError:", isinstance(error, ValueError))
+...     print(error)
+ArgumentError is a ValueError: True
+epochs must be a whole number, 1 or more; it is 'many'.
 """
 
 

@@ -20,6 +20,8 @@ from xpnet.arguments import whole
 from xpnet.errors import ArgumentError
 from xpnet.typing import Layer
 
+__all__ = ["he", "small_normal", "xavier"]
+
 _Deviation = Callable[[int, int], float]
 
 
@@ -62,17 +64,56 @@ def he(sizes: Sequence[int], *, random_state: "int | np.random.Generator" = 0) -
     -------
     list of Layer
         ``W (n[l], n[l-1])`` and ``b (n[l], 1)``, float64 NumPy arrays.
+
+    Examples
+    --------
+    >>> [(W.shape, b.shape) for W, b in he((2, 4, 1), random_state=0)]
+    [((4, 2), (4, 1)), ((1, 4), (1, 1))]
     """
     return _draw(sizes, [_he] * (len(sizes) - 2) + [_xavier], random_state)
 
 
 def xavier(sizes: Sequence[int], *, random_state: "int | np.random.Generator" = 0) -> list[Layer]:
-    """Draw weights of variance ``2 / (n[l-1] + n[l])`` [2]_, for tanh and sigmoid; arguments as `he`."""
+    """Draw weights of variance ``2 / (n[l-1] + n[l])`` [2]_, for tanh and sigmoid.
+
+    Parameters
+    ----------
+    sizes, random_state
+        As `he` takes them.
+
+    Returns
+    -------
+    list of Layer
+        As `he` returns them.
+
+    Examples
+    --------
+    >>> float(xavier((300, 500), random_state=0)[0].W.std().round(3))      # √(2/800) is 0.05
+    0.05
+    """
     return _draw(sizes, [_xavier] * (len(sizes) - 1), random_state)
 
 
 def small_normal(sizes: Sequence[int], *, random_state: "int | np.random.Generator" = 0) -> list[Layer]:
-    """Draw weights of deviation 0.01, as the course does [3]_; arguments as `he`."""
+    """Draw weights of deviation 0.01, as the course does [3]_.
+
+    Parameters
+    ----------
+    sizes, random_state
+        As `he` takes them.
+
+    Returns
+    -------
+    list of Layer
+        As `he` returns them.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> start = xpnet.initializers.small_normal((2, 4, 1), random_state=0)
+    >>> net = xpnet.fit(X, Y, hidden=4, activation="tanh", initial=start, epochs=1)
+    """
     return _draw(sizes, [_small] * (len(sizes) - 1), random_state)
 
 

@@ -76,6 +76,16 @@ class Network:
     diagnosis : Diagnosis
         What is wrong with the fit and what mends it, a tuple of `xpnet.diagnosis.Finding`; empty when nothing is. Of a
         network that a callback is shown, and of one made in another way than by `xpnet.fit`, nothing is said.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> net = xpnet.fit(X, Y, hidden=16, activation="tanh", optimizer="lbfgs", random_state=0)
+    >>> net.sizes, net.task, net.classes.tolist(), net.W1.shape
+    ((2, 16, 1), 'binary', [0, 1], (16, 2))
+    >>> net.diagnosis
+    nothing found
     """
 
     layers: tuple[Layer, ...]
@@ -178,6 +188,13 @@ class Network:
             X has not the features that were trained on.
         DataError
             X is empty, not numbers, or not finite, or a table has words that were not trained on.
+
+        Examples
+        --------
+        >>> import xpnet
+        >>> net = xpnet.fit([[0.0, 0.1, 0.9, 1.0]], ["low", "low", "high", "high"], optimizer="lbfgs", random_state=0)
+        >>> net.predict([[0.2, 0.8]]).tolist()
+        ['low', 'high']
         """
         A, home = self._output(X, examples)
         if self.kind.classes is None:
@@ -189,7 +206,30 @@ class Network:
         """Return the output A of the last layer, ``(n_y, m)``, in X's namespace and on X's device.
 
         Rows are the probabilities of ``classes`` (binary: of ``classes[1]`` alone); for regression and counts they are
-        the predicted numbers. Parameters and exceptions are those of `predict`.
+        the predicted numbers.
+
+        Parameters
+        ----------
+        X : (n_x, m) array
+            Examples as columns, or ``(m, n_x)`` with ``examples="rows"``.
+        examples : {"columns", "rows"}
+            Which way the examples lie.
+
+        Returns
+        -------
+        (n_y, m) float array
+
+        Raises
+        ------
+        ShapeError, DataError
+            As `predict`.
+
+        Examples
+        --------
+        >>> import xpnet
+        >>> net = xpnet.fit([[0.0, 0.1, 0.9, 1.0]], [0, 0, 1, 1], optimizer="lbfgs", random_state=0)
+        >>> (net.predict_proba([[0.0, 1.0]]) > 0.5).tolist()
+        [[False, True]]
         """
         A, home = self._output(X, examples)
         return A if home is self.place else home.asarray(A)
@@ -212,6 +252,14 @@ class Network:
         -------
         float
             1 is perfect. Multilabel accuracy asks for every label of an example.
+
+        Examples
+        --------
+        >>> import xpnet
+        >>> X, Y = xpnet.datasets.flower()
+        >>> net = xpnet.fit(X, Y, hidden=16, activation="tanh", optimizer="lbfgs", random_state=0)
+        >>> net.score(X, Y) > 0.9
+        True
         """
         source, Y = self._labelled(X, Y, examples)
         A = devices.to_host(self._output_of(source))
@@ -219,7 +267,26 @@ class Network:
         return targets.score(Y, A, self.kind, weight)
 
     def cost(self, X: Any, Y: Any, *, sample_weight: Any = None, examples: str = "columns") -> float:
-        """Return the mean cost over these examples, in nats, without the penalty; arguments as `score`."""
+        """Return the mean cost over these examples, in nats, without the penalty.
+
+        Parameters
+        ----------
+        X, Y, sample_weight, examples
+            As `score` takes them.
+
+        Returns
+        -------
+        float
+            0 is perfect, but of counts, whose cost leaves out what holds Y alone.
+
+        Examples
+        --------
+        >>> import xpnet
+        >>> X, Y = xpnet.datasets.flower()
+        >>> net = xpnet.fit(X, Y, hidden=16, activation="tanh", optimizer="lbfgs", random_state=0)
+        >>> net.cost(X, Y) < 0.2
+        True
+        """
         source, Y = self._labelled(X, Y, examples)
         weight = targets.weights(sample_weight, None, Y, self.kind, source.n_examples)
         given = prepared(source, Y, self.kind, self.place, self.dtype, self.scaling, weight)
@@ -254,12 +321,28 @@ class Network:
         return source.place.xp.matrix_transpose(source.read(0, source.n_examples))
 
     def to(self, device: str) -> "Network":
-        """Return this network on another device, such as ``"cpu"`` or ``"cuda"``.
+        """Return this network on another device.
+
+        Parameters
+        ----------
+        device : str
+            ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``.
+
+        Returns
+        -------
+        Network
 
         Raises
         ------
         DeviceUnavailableError
             The device cannot be used here.
+
+        Examples
+        --------
+        >>> import xpnet
+        >>> X, Y = xpnet.datasets.flower()
+        >>> xpnet.fit(X, Y, epochs=1).to("cpu").device
+        'cpu'
         """
         place = devices.resolve(device)
         with place.active():
@@ -278,6 +361,10 @@ class Network:
         ------
         OSError
             The file cannot be written; one that was there before is untouched.
+
+        Examples
+        --------
+        >>> net.save("net.safetensors")  # doctest: +SKIP
         """
         tensors = {name: devices.to_host(array) for name, array in named(self.layers).items()}
         tensors |= history_arrays(self.history)
@@ -401,8 +488,30 @@ class Network:
             A few examples, as columns.
         Y : (m,) or (n_y, m) array, optional
             With it, the backward equations too.
+        examples : {"columns", "rows"}
+            Which way the examples lie.
         file : text file, optional
             Where to print; standard output by default.
+
+        Raises
+        ------
+        ArgumentError
+            There are more than 100 examples.
+        DataError
+            X or Y cannot be used with this network.
+
+        Examples
+        --------
+        >>> import xpnet
+        >>> X, Y = xpnet.datasets.flower()
+        >>> net = xpnet.fit(X, Y, hidden=(), epochs=1, random_state=0)
+        >>> net.explain(X[:, :2])  # doctest: +ELLIPSIS
+        X = A0  (2, 2)
+            [[...]]
+        (1) Z1 = W1 A0 + b1  (1, 2)
+            [[...]]
+        (2) A1 = sigmoid(Z1)  (1, 2)
+            [[...]]
         """
         out = sys.stdout if file is None else file
         if Y is None:
@@ -626,6 +735,17 @@ def load(path: str | Path, *, device: str = "cpu", activation: Activation | None
         The network needs `activation`, or was trained with another.
     DeviceUnavailableError
         The device cannot be used here.
+
+    Examples
+    --------
+    >>> import os, tempfile, xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> net = xpnet.fit(X, Y, epochs=5, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     net.save(os.path.join(folder, "net.safetensors"))
+    ...     loaded = xpnet.load(os.path.join(folder, "net.safetensors"))
+    >>> bool((loaded.predict_proba(X) == net.predict_proba(X)).all())
+    True
     """
     place, path = devices.resolve(device), file_path("path", path)
     tensors, metadata = files.read(path, kind="network")

@@ -24,6 +24,8 @@ from xpnet.errors import ArgumentError
 from xpnet.schedules import Plateau, Schedule, Waiting
 from xpnet.typing import Array, Namespace
 
+__all__ = ["OPTIMIZERS", "Optimizer", "adam", "gd", "lbfgs", "momentum"]
+
 Evaluate: TypeAlias = Callable[[Array], tuple[Array, Array]]
 """``theta -> (cost, gradient)``: means over the columns of a batch, with the penalty."""
 
@@ -44,6 +46,12 @@ class Optimizer:
         Whether each step must see all examples.
     settings : tuple of float
         What else the pair was made with; a checkpoint is resumed with the same only.
+
+    Examples
+    --------
+    >>> descent = gd(0.5)
+    >>> descent.name, descent.rate(0)
+    ('gd', 0.5)
     """
 
     name: str
@@ -56,10 +64,26 @@ class Optimizer:
     def rate(self, epoch: int, waiting: Waiting = Waiting()) -> float:  # noqa: B008  # immutable
         """Return α of this epoch, after the costs that `waiting` knows of.
 
+        Parameters
+        ----------
+        epoch : int
+            The first is 0.
+        waiting : Waiting
+            What a `xpnet.schedules.plateau` has to know; nothing else looks at it.
+
+        Returns
+        -------
+        float
+
         Raises
         ------
         ArgumentError
             The schedule returned something that is not a positive, finite number.
+
+        Examples
+        --------
+        >>> adam(lambda epoch: 0.1 / (epoch + 1)).rate(1)
+        0.05
         """
         if not callable(self.learning_rate):
             return self.learning_rate
@@ -68,7 +92,24 @@ class Optimizer:
         return real(f"learning_rate({epoch})", rate, above=0.0)
 
     def after(self, waiting: Waiting, cost: float) -> Waiting:
-        """Return what the learning rate has to know after an epoch of this monitored cost."""
+        """Return what the learning rate has to know after an epoch of this monitored cost.
+
+        Parameters
+        ----------
+        waiting : Waiting
+            What it had to know before.
+        cost : float
+            In nats.
+
+        Returns
+        -------
+        Waiting
+
+        Examples
+        --------
+        >>> adam().after(Waiting(), 0.7) == Waiting()      # a number has to know nothing
+        True
+        """
         return self.learning_rate.after(waiting, cost) if isinstance(self.learning_rate, Plateau) else waiting
 
 
@@ -81,7 +122,28 @@ class Stateless(NamedTuple):
 
 
 def gd(learning_rate: Schedule = 0.1) -> Optimizer:
-    """Return gradient descent, the lecture's update ``θ := θ − α dθ`` [1]_."""
+    """Return gradient descent, the lecture's update ``θ := θ − α dθ`` [1]_.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        α, or ``epoch -> α``.
+
+    Returns
+    -------
+    Optimizer
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of its range.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> net = xpnet.fit(X, Y, optimizer=xpnet.optimizers.gd(0.5), epochs=1)
+    """
 
     def init(theta: Array, *, xp: Namespace) -> Stateless:
         return Stateless()
@@ -104,6 +166,30 @@ def momentum(learning_rate: Schedule = 0.1, beta: float = 0.9, *, nesterov: bool
 
     With `nesterov` it looks one step ahead, ``θ := θ − α (β v + (1 − β) dθ)`` [5]_. PyTorch's form has no ``1 − β``:
     its learning rate is this one times ``1 − β``.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        α, or ``epoch -> α``.
+    beta : float
+        How much of the past is kept, 0 to 1.
+    nesterov : bool
+        Whether to look one step ahead.
+
+    Returns
+    -------
+    Optimizer
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of its range.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> net = xpnet.fit(X, Y, optimizer=xpnet.optimizers.momentum(0.5, beta=0.8), epochs=1)
     """
     beta, nesterov = real("beta", beta, low=0.0, below=1.0), true_or_false("nesterov", nesterov)
 
@@ -128,7 +214,32 @@ class Moments(NamedTuple):
 
 
 def adam(learning_rate: Schedule = 1e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
-    """Return Adam with bias correction: ``θ := θ − α v̂ / (√ŝ + ε)`` [2]_, in the course's letters v and s [1]_."""
+    """Return Adam with bias correction: ``θ := θ − α v̂ / (√ŝ + ε)`` [2]_, in the course's letters v and s [1]_.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        α, or ``epoch -> α``.
+    beta1, beta2 : float
+        How much is kept of past gradients and of their squares, 0 to 1.
+    epsilon : float
+        ε, above 0.
+
+    Returns
+    -------
+    Optimizer
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of its range.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> net = xpnet.fit(X, Y, optimizer=xpnet.optimizers.adam(0.01, beta1=0.95), epochs=1)
+    """
     beta1, beta2 = real("beta1", beta1, low=0.0, below=1.0), real("beta2", beta2, low=0.0, below=1.0)
     epsilon = real("epsilon", epsilon, above=0.0)
     log_beta1, log_beta2 = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
@@ -165,7 +276,29 @@ def lbfgs(learning_rate: Schedule = 1.0, memory: int = 10) -> Optimizer:
     """Return limited-memory BFGS [3]_ with a line search for the weak Wolfe conditions [4]_; full batch.
 
     The weak conditions and bisection, rather than the strong ones and cubics: they hold on relu's corners too, in ten
-    lines. ``learning_rate`` is the first step length tried, 1 being Newton's.
+    lines.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        The first step length tried, 1 being Newton's.
+    memory : int
+        Past steps that the curvature is estimated from.
+
+    Returns
+    -------
+    Optimizer
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of its range.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> net = xpnet.fit(X, Y, optimizer=xpnet.optimizers.lbfgs(memory=20), epochs=1)
     """
     memory = whole("memory", memory, low=1)
 

@@ -24,6 +24,8 @@ from xpnet.diagnosis import STUCK, flatness, steepest
 from xpnet.errors import ArgumentError, MissingPackageError, ShapeError
 from xpnet.network import Network, prepared
 
+__all__ = ["confusion", "decision_boundary", "gradient_flow", "history", "table"]
+
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, YELLOW, BLACK = "#E69F00", "#56B4E9", "#F0E442", "#000000"
 

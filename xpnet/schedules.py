@@ -25,6 +25,8 @@ from typing import NamedTuple, TypeAlias
 from xpnet.arguments import real, whole
 from xpnet.errors import ArgumentError
 
+__all__ = ["Plateau", "Scheduled", "cosine", "exponential", "plateau", "step", "warm_up"]
+
 Schedule: TypeAlias = float | Callable[[int], float]
 """A learning rate, or ``epoch -> learning rate``; the first epoch is 0."""
 
@@ -296,7 +298,24 @@ class Plateau:
         return at(self.learning_rate, epoch) * max(self.factor**waiting.reductions, LEAST)
 
     def after(self, waiting: Waiting, cost: float) -> Waiting:
-        """Return what is to be known after an epoch of this monitored cost."""
+        """Return what is to be known after an epoch of this monitored cost.
+
+        Parameters
+        ----------
+        waiting : Waiting
+            What was known before.
+        cost : float
+            In nats.
+
+        Returns
+        -------
+        Waiting
+
+        Examples
+        --------
+        >>> plateau(0.1, patience=1).after(Waiting(reference=0.7), 0.7).reductions
+        1
+        """
         if cost < waiting.reference - self.tol:
             return Waiting(cost, 0, waiting.reductions)
         if waiting.waited + 1 < self.patience:

@@ -26,7 +26,8 @@ from xpnet.arguments import choice, real, true_or_false, whole
 from xpnet.device import Place
 from xpnet.errors import ArgumentError, DeviceMismatchError, MissingPackageError, TargetError
 from xpnet.network import Network
-from xpnet.optimizers import Optimizer, Schedule
+from xpnet.optimizers import Optimizer
+from xpnet.schedules import Schedule
 from xpnet.targets import Task
 from xpnet.training import Kept, fit
 from xpnet.typing import Array

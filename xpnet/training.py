@@ -6,7 +6,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import pairwise
@@ -34,7 +34,7 @@ from xpnet.arguments import file_path, real, refuse_unknown, true_or_false, whol
 from xpnet.callbacks import Callback, EpochView, FitView, Hooks, hooks
 from xpnet.data import Examples, Loader
 from xpnet.device import Place
-from xpnet.diagnosis import Finding
+from xpnet.diagnosis import Diagnosis, Finding
 from xpnet.engine import Engine
 from xpnet.errors import (
     ArgumentError,
@@ -688,18 +688,23 @@ class _Training:
         return float(self.engine.cost(self.engine.layers(self.theta), batch.pieces)) / batch.columns
 
     def diagnosed(self, net: Network, start: Sequence[Layer], of_scale: Sequence[Finding]) -> Network:
-        """Return the network that the fit ended in, with what is wrong with it."""
-        found = diagnosis.diagnose(
-            net.layers,
-            start,
-            self.examples,
-            net.history,
-            activation=net.activation,
-            kind=net.kind,
-            l2=self.options.l2,
-            stop_reason=net.stop_reason,
-            of_scale=of_scale,
-        )
+        """Return the network that the fit ended in, with what is wrong with it; it cannot be lost on the way."""
+        found = Diagnosis(of_scale)
+        with suppress(KeyboardInterrupt):
+            try:
+                found = diagnosis.diagnose(
+                    net.layers,
+                    start,
+                    self.examples,
+                    net.history,
+                    activation=net.activation,
+                    kind=net.kind,
+                    l2=self.options.l2,
+                    stop_reason=net.stop_reason,
+                    of_scale=of_scale,
+                )
+            except Exception as error:  # of a file that is gone by now, memory, an activation of one's own
+                found = diagnosis.undone(of_scale, error)
         return replace(net, diagnosis=found)
 
     def _check_finite(self, name: str, cost: float | None, rate: float) -> None:
@@ -839,7 +844,7 @@ class _Training:
         self._take(tensors, found)
         if any(self.fingerprint[key] != theirs[key] for key in self.fingerprint.keys() - _STEERING):
             self.best_theta, self.best_cost, self.best_epoch, self.reference = self.theta, math.inf, -1, math.inf
-            self.waited = 0
+            self.waited, self.waiting = 0, Waiting(reductions=self.waiting.reductions)
             if self.options.optimizer.full_batch:  # which remembers the cost and the gradient where it stands
                 self.memory = self.options.optimizer.init(self.theta, xp=self.xp)
         if self.options.patience is not None and self.waited >= self.options.patience:

@@ -148,6 +148,14 @@ def gradient_check(
         `net` is not a Network, or a number is out of its range.
     DataError
         X, Y or `sample_weight` cannot be used, as in `Network.cost`.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> X, Y = xpnet.datasets.flower()
+    >>> net = xpnet.fit(X, Y, hidden=4, activation="tanh", epochs=5, random_state=0)
+    >>> xpnet.gradient_check(net, X[:, ::4], Y[::4]).passed
+    True
     """
     if not isinstance(net, Network):
         raise ArgumentError(f"gradient_check takes a Network, from xpnet.fit or load; it is a {type(net).__name__}.")
@@ -334,6 +342,12 @@ def verify(device: str = "cpu", *, dtype: str | None = None) -> Verification:
         `device` or `dtype` is anything else.
     DeviceUnavailableError
         The device cannot be used here.
+
+    Examples
+    --------
+    >>> import xpnet
+    >>> xpnet.verify("cpu")  # doctest: +SKIP
+    <Verification of cpu: all 9 checks passed in 4.2 s>
     """
     place = devices.resolve(device)
     if dtype is None:
