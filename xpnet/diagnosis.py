@@ -234,12 +234,15 @@ class Seen(NamedTuple):
     X : (n_x, k) float array
         Standardized as in training.
     Y : (n_y, k) float array
+    weight : (1, k) float array
+        Of the examples, as in training; 1 where there are none.
     Z, A : lists of arrays
         As `equations.forward` returns them.
     """
 
     X: Array
     Y: Array
+    weight: Array
     Z: list[Array]
     A: list[Array]
 
@@ -260,12 +263,20 @@ class _Looking(NamedTuple):
         """Return the examples of these numbers, in rising order, as the network sees them."""
         X = _rows(self.examples, numbers).T
         Y = devices.to_host(_taken(self.examples.Y, numbers)).T
-        Z, A = equations.forward(self.layers, X, activation=self.activation, head=self.head, xp=np)
-        return Seen(X, Y, Z, A)
+        weight = np.ones((1, numbers.size), Y.dtype)
+        if self.examples.weight is not None:
+            given = devices.to_host(_taken(self.examples.weight, numbers)).T
+            weight = given if given.any() else weight
+        return self.through(self.layers, X, Y, weight)
+
+    def through(self, layers: Sequence[Layer], X: Array, Y: Array, weight: Array) -> Seen:
+        """Return examples as a network of these layers sees them."""
+        return Seen(X, Y, weight, *equations.forward(layers, X, activation=self.activation, head=self.head, xp=np))
 
     def cost(self, seen: Seen) -> float:
         """Return the mean cost of examples, without the penalty."""
-        return float(equations.cost(seen.Z[-1], seen.Y, head=self.head, xp=np)) / int(seen.Y.shape[-1])
+        total = equations.cost(seen.Z[-1], seen.Y, head=self.head, sample_weight=seen.weight, xp=np)
+        return float(total) / float(np.sum(seen.weight))
 
 
 def _taken(array: Array, numbers: npt.NDArray[np.int64]) -> Array:
@@ -339,7 +350,7 @@ def diagnose(
     count = min(LOOKED_AT, max(OF_CLASS, int(3 * COST * m * len(history["cost"]))))
     with np.errstate(all="ignore"):
         seen = looking.at(_evenly(examples, min(count, max(1, data.READ // max(sizes)))))
-        at = _Costs(*_bounds(seen.Y, kind), looking.cost(seen))
+        at = _Costs(*_bounds(seen, examples, kind), looking.cost(seen))
         found = [
             *of_scale,
             *_of_features(seen, examples),
@@ -358,18 +369,27 @@ def undone(of_scale: Sequence[Finding], error: Exception) -> Diagnosis:
     return Diagnosis([*of_scale, Finding("undiagnosed", "X", message)])
 
 
-def _bounds(Y: npt.NDArray[Any], kind: Task) -> tuple[float, float]:
+def _bounds(seen: Seen, examples: Examples, kind: Task) -> tuple[float, float]:
     """Return the mean cost of a perfect prediction and that of the best constant one, in nats."""
-    Y = Y.astype(np.float64)
-    mean = Y.mean(axis=1, keepdims=True)
-    if kind.name == "multiclass":
-        return 0.0, float(-np.sum(_x_log_x(mean)))
     if kind.classes is not None:
-        return 0.0, float(-np.sum(_x_log_x(mean) + _x_log_x(1.0 - mean)))
+        shares = _means(examples)
+        parts = _x_log_x(shares) if kind.name == "multiclass" else _x_log_x(shares) + _x_log_x(1.0 - shares)
+        return 0.0, float(-np.sum(parts))
+    Y, weight = seen.Y.astype(np.float64), seen.weight.astype(np.float64)
+    mean = np.average(Y, axis=1, weights=weight[0])
     if kind.name == "count":  # without the terms that hold Y alone, as the cost
-        perfect = float(np.sum(np.mean(Y - _x_log_x(Y), axis=1)))
+        perfect = float(np.sum(np.average(Y - _x_log_x(Y), axis=1, weights=weight[0])))
         return perfect, float(np.sum(mean - _x_log_x(mean)))
-    return 0.0, 0.5 * float(np.sum(np.mean((Y - mean) ** 2, axis=1)))
+    return 0.0, 0.5 * float(np.sum(np.average((Y - mean[:, None]) ** 2, axis=1, weights=weight[0])))
+
+
+def _means(examples: Examples) -> npt.NDArray[np.float64]:
+    """Return the weighted mean of Y over all examples, ``(n_y,)``."""
+    Y, weight = examples.Y, examples.weight
+    xp = devices.place_of(Y).xp
+    # A product rather than a sum of products, which would make an array as long as the examples.
+    sums = xp.sum(Y, axis=0) if weight is None else xp.matmul(xp.matrix_transpose(weight), Y)[0, :]
+    return devices.to_host(sums).astype(np.float64) / int(Y.shape[0])  # the mean weight is 1
 
 
 def _x_log_x(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -419,8 +439,7 @@ def _of_units(looking: _Looking, seen: Seen, start: Sequence[Layer], learned: fl
     idle = _idle(looking.activation, seen)
     if not any(number >= MANY * Z.shape[0] for layer, Z in zip(idle, seen.Z[:-1], strict=True) for number in layer):
         return
-    Z, A = equations.forward(start, seen.X, activation=looking.activation, head=looking.head, xp=np)
-    begun = _idle(looking.activation, Seen(seen.X, seen.Y, Z, A))
+    begun = _idle(looking.activation, looking.through(start, *seen[:3]))
     for l, ((stuck, dead), (stuck_then, dead_then)) in enumerate(zip(idle, begun, strict=True), 1):
         many = MANY * seen.Z[l - 1].shape[0]
         units = f"of {seen.Z[l - 1].shape[0]:,} units are"
@@ -527,19 +546,17 @@ def _times(share: Any) -> str:
 
 def _downhill(looking: _Looking, seen: Seen, at: _Costs) -> bool:
     """Return whether one step along the gradient, as long as promises `HARDLY`, brings half of that."""
-    X, Y, Z, A = seen
-    k = Y.shape[1]
-    gradients = equations.backward(looking.layers, Z, A, Y, activation=looking.activation, xp=np)
-    slope = float(sum(np.sum((array / k) ** 2) for layer in gradients for array in layer))
+    X, Y, weight, Z, A = seen
+    total = float(np.sum(weight))
+    gradients = equations.backward(looking.layers, Z, A, Y, activation=looking.activation, sample_weight=weight, xp=np)
+    slope = float(sum(np.sum((array / total) ** 2) for layer in gradients for array in layer))
     if not slope > 0.0:
         return False
-    length = HARDLY * at.learnable / slope
+    length = HARDLY * at.learnable / slope / total
     layers = [
-        Layer(W - length * dW / k, b - length * db / k)
-        for (W, b), (dW, db) in zip(looking.layers, gradients, strict=True)
+        Layer(W - length * dW, b - length * db) for (W, b), (dW, db) in zip(looking.layers, gradients, strict=True)
     ]
-    Z, A = equations.forward(layers, X, activation=looking.activation, head=looking.head, xp=np)
-    return at.now - looking.cost(Seen(X, Y, Z, A)) >= 0.5 * HARDLY * at.learnable
+    return at.now - looking.cost(looking.through(layers, X, Y, weight)) >= 0.5 * HARDLY * at.learnable
 
 
 def _of_classes(looking: _Looking) -> Iterator[Finding]:
@@ -547,7 +564,8 @@ def _of_classes(looking: _Looking) -> Iterator[Finding]:
     kind, it = looking.kind, looking.examples
     if kind.classes is None or kind.name == "multilabel":
         return
-    shares = _shares(it, kind)
+    means = _means(it)
+    shares = np.asarray([1.0 - means[0], means[0]]) if kind.name == "binary" else means
     found = []
     for i in np.flatnonzero(shares < RARE / shares.size)[np.argsort(shares[shares < RARE / shares.size])][:5]:
         column = devices.to_host(it.Y[:, 0] if kind.name == "binary" else it.Y[:, int(i)])
@@ -566,16 +584,6 @@ def _of_classes(looking: _Looking) -> Iterator[Finding]:
         labels, texts = zip(*found, strict=True)
         message = f'The class {"; ".join(texts)}. Pass class_weight="balanced", or more examples of it.'
         yield Finding("unbalanced_classes", f"class {', '.join(labels)}", message)
-
-
-def _shares(examples: Examples, kind: Task) -> npt.NDArray[np.float64]:
-    """Return the classes' shares of the examples' weights, ``(k,)``."""
-    Y, weight = examples.Y, examples.weight
-    xp = devices.place_of(Y).xp
-    # A product rather than a sum of products, which would make an array as long as the examples.
-    sums = xp.sum(Y, axis=0) if weight is None else xp.matmul(xp.matrix_transpose(weight), Y)[0, :]
-    sums = devices.to_host(sums).astype(np.float64) / int(Y.shape[0])  # the mean weight is 1
-    return np.asarray([1.0 - sums[0], sums[0]]) if kind.name == "binary" else sums
 
 
 def _classes_of(A: npt.NDArray[Any], kind: Task) -> npt.NDArray[np.int64]:
