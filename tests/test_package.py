@@ -94,7 +94,7 @@ def public():
         *(part for part in map(vars(xpnet).get, xpnet.__all__) if inspect.ismodule(part)),
     ]
     for module in modules:
-        names = vars(module).get("__all__") or [name for name in vars(module) if inspect.isclass(vars(module)[name])]
+        names = vars(module).get("__all__") or [name for name, value in vars(module).items() if inspect.isclass(value)]
         for name in names:
             value = getattr(module, name)
             if inspect.isfunction(value) or inspect.isclass(value):

@@ -37,6 +37,8 @@ from xpnet.arguments import choice, nearest, real
 from xpnet.errors import ArgumentError, DataError
 from xpnet.frames import BOOLS, NOTHING, NUMBERS, WORDS, Column
 
+__all__ = ["Features", "auto", "number", "onehot"]
+
 MOST = 100
 """The most values of a column that `auto` makes features of; more are often names or numbers of rows."""
 
@@ -75,6 +77,10 @@ def number(missing: str | float | None = None) -> Treatment:
     missing : {"mean", "median", "most_frequent"}, number or None
         What is filled in for missing values; None refuses them.
 
+    Returns
+    -------
+    Treatment
+
     Examples
     --------
     >>> import xpnet
@@ -98,6 +104,10 @@ def onehot(*, missing: str = "category", unknown: str = "error") -> Treatment:
         frequent one.
     unknown : {"error", "ignore"}
         What a value is that the training examples have not: an error, or 0 in every feature.
+
+    Returns
+    -------
+    Treatment
 
     Examples
     --------
@@ -226,6 +236,10 @@ def auto(treatments: Mapping[str, Any] | None = None, *, unknown: str = "error")
         Of the columns that are to be treated otherwise, as `xpnet.fit` takes it.
     unknown : {"error", "ignore"}
         What words are that the training examples have not, see `onehot`.
+
+    Returns
+    -------
+    Plan
 
     Examples
     --------
@@ -384,6 +398,12 @@ class Features:
         Of the columns, in their order.
     dropped : tuple of str
         Columns that are left out, where a table has them.
+
+    Examples
+    --------
+    >>> net = xpnet.fit(table, Y, examples="rows", features="auto")  # doctest: +SKIP
+    >>> net.features.columns, net.features.names  # doctest: +SKIP
+    (('city', 'age'), ('city=Bonn', 'city=Ulm', 'age'))
     """
 
     treatments: tuple[Number | OneHot, ...]
@@ -418,6 +438,10 @@ class Features:
         name : str
             What messages call it.
 
+        Returns
+        -------
+        (m, n_x) float64 array
+
         Raises
         ------
         ShapeError
@@ -425,6 +449,11 @@ class Features:
         DataError
             A column holds what it did not when it was learned, lacks values for which there is no filling, or has
             unknown ones.
+
+        Examples
+        --------
+        >>> net.features.encode(table).shape  # doctest: +SKIP
+        (100, 3)
         """
         frames.check_names(table, self.columns, name=name, kept_as="net.features.columns", ignored=self.dropped)
         columns = frames.columns(table, name=name, leave_out=self.dropped)

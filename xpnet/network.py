@@ -316,6 +316,13 @@ class Network:
             X has other columns than were trained on.
         DataError
             X is empty, or has values that the network has no treatment for.
+
+        Examples
+        --------
+        >>> import xpnet
+        >>> net = xpnet.fit([[0.0, 0.1, 0.9, 1.0]], [0, 0, 1, 1], epochs=1)
+        >>> net.encode([[0.25, 0.5]]).tolist()
+        [[0.25, 0.5]]
         """
         source = self._source(X, examples)
         return source.place.xp.matrix_transpose(source.read(0, source.n_examples))

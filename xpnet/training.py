@@ -322,8 +322,11 @@ def fit(
             (training_run.go_on if isinstance(checkpoint, Kept) else training_run.resume)(*saved)
         loaded = time.perf_counter()
         training_run.run()
-        net = training_run.network(load_seconds=loaded - started, train_seconds=time.perf_counter() - loaded)
-        return training_run.diagnosed(net, start, of_scale)
+        return training_run.diagnosed(
+            training_run.network(load_seconds=loaded - started, train_seconds=time.perf_counter() - loaded),
+            start,
+            of_scale,
+        )
 
 
 @dataclass
