@@ -952,6 +952,18 @@ LOADING = [
         r"other' is a safetensors file but not one of xpnet's: expected a network\. Open it with the library that",
     ),
     case(
+        "a path that no file can have",
+        lambda _: xpnet.load("net\0.safetensors"),
+        ArgumentError,
+        r"^path must be a path that the file system can hold; it is 'net\\x00\.safetensors'\. Pass another\.$",
+    ),
+    case(
+        "a path of half a letter",
+        lambda _: fit(checkpoint="\ud800.ckpt"),
+        ArgumentError,
+        r"^checkpoint must be a path that the file system can hold; it is '\\ud800\.ckpt'\. Pass another\.$",
+    ),
+    case(
         "a checkpoint for a network",
         lambda has: xpnet.load(has.checkpoint),
         FileFormatError,

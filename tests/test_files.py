@@ -190,6 +190,7 @@ def test_a_file_made_by_hand_can_be_read(path):
         (TENSORS, {"cost": np.float32(1)}, "metadata must be strict JSON, but: .*float32"),
         (TENSORS, {"f": print}, "metadata must be strict JSON"),
         (TENSORS, {("a", 1): 0}, "metadata must be strict JSON"),
+        (TENSORS, {1: 0, "1": 1}, "metadata must be strict JSON, but: an object has a name twice"),
     ],
 )
 def test_what_cannot_be_stored_is_refused_and_the_old_file_stays(old, tensors, metadata, message):
@@ -461,8 +462,14 @@ def test_reading_a_folder_is_an_is_a_directory_error(tmp_path):
         (xpnet_file(entry(), tensor("BF16", [2]), b"1234"), r"its arrays cannot be read \(KeyError: 'BF16'\)"),
         (xpnet_file(entry(), tensor("F8_E4M3", [4]), b"1234"), "its arrays cannot be read"),
         (xpnet_file(entry(), tensor("F3"), b"1234"), "its arrays cannot be read"),
-        (xpnet_file(entry(), tensor(), b"123"), r"its arrays cannot be read \(SafetensorError: "),
+        (xpnet_file(entry(), tensor(), b"123"), r"its arrays cannot be read \(they end at byte 4 of 3\)"),
         (xpnet_file(entry(), tensor(), b"12345"), "its arrays cannot be read"),
+        (xpnet_file(entry(), tensor("F16"), b"1234"), r"its arrays cannot be read \(SafetensorError: "),
+        (xpnet_file(entry(), tensor("C64", offsets=[0, 8]), bytes(8)), "its arrays cannot be read .*C64"),
+        (xpnet_file(entry(), tensor(offsets=[0, "4"]), b"1234"), "its arrays cannot be read"),
+        (xpnet_file(entry(), {"a": None}), "its arrays cannot be read"),
+        (framed(b'{"__metadata__":{},"__metadata__":{"xpnet":""}}'), r"not JSON \(an object has a name twice\)"),
+        (xpnet_file('{"format":1,"format":1}'), r"its xpnet metadata is not JSON \(an object has a name twice\)"),
         (xpnet_file(entry(), tensor(shape=[2]), b"1234"), "its arrays cannot be read"),
         (xpnet_file(entry(), tensor(shape=[-1]), b"1234"), "its arrays cannot be read"),
         (xpnet_file(entry(), tensor(shape=[2**63, 2]), b"1234"), "its arrays cannot be read"),
@@ -519,6 +526,20 @@ def test_a_large_file_of_another_library_is_refused_before_its_numbers_are_read(
     try:
         with pytest.raises(FileFormatError, match="not one of xpnet's"):
             files.read(path, kind="network")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < SMALL
+
+
+@posix
+@pytest.mark.parametrize("hole", [2**30, 2**41])
+def test_a_hole_behind_the_numbers_is_refused_before_it_is_read(old, hole):
+    os.truncate(old, hole)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileFormatError, match=r"they end at byte \d+ of [\d,]+\)"):
+            files.read(old, kind="network")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

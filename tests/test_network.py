@@ -6,6 +6,7 @@ import dataclasses
 import io
 import pickle
 import re
+import tracemalloc
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -675,7 +676,10 @@ class Saved(NamedTuple):
 METADATA = {
     "task": [None, 7, "guess", ["multiclass"]],
     "classes": [None, 7, "abc", [], [0, 0, 1], [2, 1, 0], [0, 1], [0, 1, 2, 3], [0, 1, "2"], [0.5, 1.0, 2.0]],
-    "classes_dtype": [None, 7, "int65", "object", "str", "float32,float32", "complex64", ["int64"]],
+    "classes_dtype": [
+        *(None, 7, "int65", "object", "str", "float32,float32", "complex64", ["int64"], "S1", "a1", "longdouble"),
+        *("U99999999", "9999999i8", {"names": ["a"], "formats": ["i8"], "offsets": [10**8]}, "i8," * 100_000),
+    ],
     "activation": [None, 7, ["relu"]],
     "feature_names": [7, "abc", ["a", "b"], ["a", "b", 3]],
     "epochs_run": [None, "5", 1.5, -1, True, []],
@@ -744,6 +748,9 @@ ARRAYS = {
     "a deviation of other features": {"feature_deviation": np.ones(2)},
     "a deviation of zero": {"feature_deviation": np.zeros(3)},
     "a mean that is not finite": {"feature_mean": np.full(3, np.nan)},
+    "a mean of another dtype": {"feature_mean": np.zeros(3, np.float32)},
+    "a deviation of signaling nan": {"feature_deviation": np.full(3, 0x7FA00000, np.uint32).view(np.float32)},
+    "a deviation of whole numbers": {"feature_deviation": np.ones(3, np.uint64)},
 }
 
 
@@ -751,6 +758,24 @@ ARRAYS = {
 def test_a_network_whose_arrays_do_not_fit_is_refused(arrays, saved, tmp_path):
     saved.tensors.update(arrays)
     refused(saved, tmp_path / "damaged.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_classes_beyond_their_dtype_are_refused(dtype, saved, tmp_path):
+    classes = [0.0, 1.0, 1e300] if dtype.startswith("float") else [0, 1, 300]
+    saved.metadata.update(classes=classes, classes_dtype=dtype)
+    refused(saved, tmp_path / "damaged.safetensors")
+
+
+def test_a_file_does_not_say_how_much_its_classes_take(saved, tmp_path):
+    saved.metadata.update(classes=["a", "b", "c"], classes_dtype="U30000000")
+    tracemalloc.start()
+    try:
+        refused(saved, tmp_path / "damaged.safetensors")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000  # bytes; by that dtype it would be 360 million
 
 
 @pytest.mark.parametrize("task", ["regression", "count", "binary"])

@@ -75,6 +75,12 @@ def file_path(name: str, value: Any) -> str:
     """Return `value` as a path, which a string or a `pathlib.Path` is."""
     if not isinstance(value, str | os.PathLike) or not isinstance(path := os.fspath(value), str) or not path:
         raise ArgumentError(f"{name} must be the path of a file, a string or a pathlib.Path; it is {value!r}.")
+    try:
+        nameable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        nameable = False
+    if not nameable:
+        raise ArgumentError(f"{name} must be a path that the file system can hold; it is {path!r}. Pass another.")
     return path
 
 

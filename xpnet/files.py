@@ -74,7 +74,7 @@ def write(
 def read(path: str | os.PathLike[str], *, kind: Kind) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and the metadata of a file that `write` wrote.
 
-    Memory is bounded by a multiple of the file's size, whatever the file claims.
+    Memory is bounded whatever the file claims: by twice its size, and 30 times that of its header for the JSON.
 
     Parameters
     ----------
@@ -102,7 +102,9 @@ def read(path: str | os.PathLike[str], *, kind: Kind) -> tuple[dict[str, np.ndar
         raise FileFormatError(f"{path!r} is a pipe, a socket or a device; expected a file. Pass one that xpnet wrote.")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        metadata = _metadata(_header(file, size, path), path, kind=kind)
+        header = _header(file, size, path)
+        metadata = _metadata(header, path, kind=kind)
+        _check_arrays(header, size - file.tell(), path)
         file.seek(0)
         data = file.read(size)
     try:
@@ -116,6 +118,7 @@ def _encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], *, k
     try:
         entry = {"format": FORMAT_VERSION, "kind": kind, "metadata": dict(metadata)}
         text = json.dumps(entry, allow_nan=False)
+        json.loads(text, object_pairs_hook=_object)  # 1 and "1" are one name in JSON
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(
             f"metadata must be strict JSON, but: {error}. Use str, bool, None, int, finite float, lists and dicts."
@@ -196,6 +199,20 @@ def _header(file: BinaryIO, size: int, path: str) -> dict[str, Any]:
     return header
 
 
+def _check_arrays(header: dict[str, Any], size: int, path: str) -> None:
+    """Check, before the numbers are read, that they are real and end where the file does, which may be a long hole."""
+    try:
+        arrays = [entry for name, entry in header.items() if name != _RESERVED]
+        end = max((entry["data_offsets"][1] for entry in arrays), default=0)
+        imaginary = [entry["dtype"] for entry in arrays if str(entry["dtype"]).startswith("C")]
+    except (TypeError, KeyError, IndexError) as error:
+        raise _damaged(path, f"its arrays cannot be read ({type(error).__name__}: {error!s:.200})") from error
+    if end != size:
+        raise _damaged(path, f"its arrays cannot be read (they end at byte {end!r:.40} of {size:,})")
+    if imaginary:
+        raise _damaged(path, f"its arrays cannot be read (one is of dtype {imaginary[0]:.40})")
+
+
 def _metadata(header: dict[str, Any], path: str, *, kind: Kind) -> dict[str, Any]:
     """Return the metadata, when it is of this `kind` and of a format that is known."""
     texts = header.get(_RESERVED)
@@ -220,9 +237,17 @@ def _metadata(header: dict[str, Any], path: str, *, kind: Kind) -> dict[str, Any
 
 def _json(text: str | bytes, what: str, path: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
     except (TypeError, ValueError, RecursionError) as error:
         raise _damaged(path, f"{what} is not JSON ({error!s:.200})") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; of a name that is there twice two readers may take two values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a name twice")
+    return found
 
 
 def _no_constant(name: str) -> NoReturn:

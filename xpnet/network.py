@@ -789,7 +789,7 @@ def _activation_of(name: str, given: Activation | None) -> Activation:
 def _from_file(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any], activation: Activation) -> Network:
     history, scaling = take_history(tensors), None
     if "feature_mean" in tensors:
-        scaling = (tensors.pop("feature_mean").astype(np.float64), tensors.pop("feature_deviation").astype(np.float64))
+        scaling = tensors.pop("feature_mean"), tensors.pop("feature_deviation")
     depth = len(tensors) // 2
     layers = tuple(Layer(tensors[f"W{l}"], tensors[f"b{l}"]) for l in range(1, depth + 1))
     _check_layers(layers, len(tensors), scaling)
@@ -850,8 +850,16 @@ def _check_layers(layers: Sequence[Layer], n_tensors: int, scaling: Any) -> None
         mean, deviation = scaling
         if mean.shape != (layers[0].W.shape[1],) or deviation.shape != mean.shape:
             raise ValueError(f"scaling of shape {mean.shape}")
+        if mean.dtype != np.float64 or deviation.dtype != np.float64:
+            raise ValueError(f"scaling of dtype {mean.dtype} and {deviation.dtype}")
         if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation > 0).all()):
             raise ValueError("scaling that is not finite and positive")
+
+
+_LABEL_DTYPES = (
+    *("str", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+)
 
 
 def _label_dtype(classes: npt.NDArray[Any]) -> str:
@@ -871,9 +879,12 @@ def _classes_from(values: Any, dtype: Any, task: str) -> npt.NDArray[Any] | None
         raise ValueError("classes of no single kind")
     if kinds == {float} and not all(math.isfinite(value) for value in values):
         raise ValueError("classes that are not finite")
-    classes = np.asarray(values, dtype=dtype)
-    if classes.dtype.kind not in "Ubiuf" or _label_dtype(classes) != dtype or classes.tolist() != values:
-        raise ValueError(f"classes of dtype {dtype}")
+    if dtype not in _LABEL_DTYPES:  # by name: NumPy makes a dtype of a gigabyte an item out of six letters
+        raise ValueError(f"classes of dtype {dtype!r:.40}")
+    with np.errstate(all="ignore"):
+        classes = np.asarray(values, dtype=dtype)
+    if classes.tolist() != values:
+        raise ValueError(f"classes that are not of dtype {dtype}")
     if classes.size > 1 and not (classes[:-1] < classes[1:]).all():
         raise ValueError("classes out of order")
     if task == "binary" and classes.size != 2:
