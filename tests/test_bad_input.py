@@ -634,6 +634,13 @@ SETTINGS = [
         ArgumentError,
         r"learning_rate\(1\) must be a finite number more than 0; it is 0\.0\.$",
     ),
+    refused("learning_rate", 10**400, "a finite number more than 0; it is inf"),
+    case(
+        "hidden=10**30",
+        lambda _: fit(hidden=10**30),
+        ArgumentError,
+        r"^hidden must make a network of fewer than 6e\+17 parameters; a 3-10{30}-1 one has 5e\+30\. Pass fewer",
+    ),
     refused("l2", -1, "a finite number at least 0; it is -1"),
     refused("tol", -1e-3, r"a finite number at least 0; it is -0\.001"),
     refused("patience", 0, "1 or more; it is 0"),
@@ -1121,6 +1128,10 @@ def test_a_batch_larger_than_the_data_is_the_full_batch():
     vast, full = fit(batch_size=10**9), fit(batch_size="full")
     assert np.array_equal(vast.W1, full.W1)
     assert np.array_equal(vast.b2, full.b2)
+
+
+def test_more_threads_than_there_can_be_are_as_many_as_there_are():
+    assert np.array_equal(fit(threads=10**30).W1, fit(threads=1).W1)
 
 
 def test_a_missing_file_is_not_found(tmp_path):

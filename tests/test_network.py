@@ -21,7 +21,7 @@ import xpnet
 from xpnet import files, network
 from xpnet.device import place_of, to_host
 from xpnet.diagnosis import Diagnosis
-from xpnet.errors import ArgumentError, DeviceUnavailableError, FileFormatError, ShapeError, TargetError
+from xpnet.errors import ArgumentError, DataError, DeviceUnavailableError, FileFormatError, ShapeError, TargetError
 
 EPS = {dtype: float(np.finfo(dtype).eps) for dtype in ("float32", "float64")}
 ROUNDING = 100  # times ε: a forward pass of some ten terms a unit, and sums of some hundred costs
@@ -271,6 +271,24 @@ def test_predicting_changes_nothing(task):
     before = X.tobytes()
     net.predict(X), net.score(X, Y), net.cost(X, Y)
     assert X.tobytes() == before
+
+
+@pytest.mark.parametrize("columns", [1, 5, 300])
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_an_output_that_leaves_the_finite_numbers_is_refused(task, columns):
+    X = np.full((3, columns), np.finfo(np.float32).max, np.float32)
+    asks = [lambda net: net.predict(X), lambda net: net.predict_proba(X)]
+    for ask in asks:
+        with pytest.raises(
+            DataError, match=r"its output for example 0 is (nan|-?inf), beyond float32\. Scale X as it was"
+        ):
+            ask(trained(task))
+
+
+def test_a_cost_that_leaves_the_finite_numbers_is_refused():
+    X, Y = problem("regression")
+    with pytest.raises(DataError, match=r"their cost is inf, beyond float32\. Scale them as they were then"):
+        trained("regression").cost(X, 1e30 + Y)
 
 
 def test_a_prediction_shares_no_memory_with_the_examples():

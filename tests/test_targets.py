@@ -1,5 +1,7 @@
 """What Y is taken for, that labels come back as they went in, and that scores and weights are scikit-learn's."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 import xpnet
 from xpnet import targets
-from xpnet.errors import TargetError
+from xpnet.errors import DataError, TargetError
 
 RNG = np.random.default_rng(17)
 M = 60
@@ -273,6 +275,41 @@ def test_the_mean_scores_0(task):
     assert targets.score(Y, A, targets.infer(Y, task)) == pytest.approx(0.0, abs=SCORE_TOLERANCE)
 
 
+HUGE = [1e-300, 1e-30, 1e30, 1e200, 1e300]
+
+
+@pytest.mark.parametrize("size", HUGE)
+@pytest.mark.parametrize("task", ["regression", "count"])
+def test_the_score_of_numbers_is_the_same_in_any_unit(task, size, rng):
+    Y, A = rng.uniform(1, 9, 40), rng.uniform(1, 9, (1, 40))
+    kind = targets.infer(Y, task)
+    plain, scaled = (targets.score(unit * Y, unit * A, kind) for unit in (1.0, size))
+    assert scaled == pytest.approx(plain, rel=1e-12)  # the products with the unit are rounded
+
+
+@pytest.mark.parametrize("task", ["regression", "count"])
+@pytest.mark.parametrize("wrong", [1e300, 0.0])
+def test_a_score_of_outputs_however_wrong_is_a_number(task, wrong):
+    Y = np.array([1e-300, 2e-300, 3e-300])
+    assert -math.inf < targets.score(Y, np.full((1, 3), wrong), targets.infer(Y, task)) <= 0.0
+
+
+@pytest.mark.parametrize("task", ["regression", "count"])
+def test_the_size_of_an_example_without_weight_does_not_matter(task):
+    Y, A, weight = np.array([1e300, 1.0, 2.0, 4.0]), np.array([[0.0, 1.5, 2.5, 3.0]]), np.array([0.0, 1.0, 1.0, 1.0])
+    kind = targets.infer(Y, task)
+    assert targets.score(Y, A, kind, weight) == pytest.approx(targets.score(Y[1:], A[:, 1:], kind), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-300, 1.7e308])
+@pytest.mark.parametrize(("Y", "task"), [(TWO, "binary"), (LABELS, "multilabel"), (TWO + 0.5, "regression")])
+def test_a_score_goes_by_the_shares_of_the_weights(Y, task, size, rng):
+    kind = targets.infer(Y, task)
+    A = rng.uniform(0, 1, (kind.n_outputs, TWO.size))
+    found = targets.score(Y, A, kind, np.full(TWO.size, size))
+    assert found == pytest.approx(targets.score(Y, A, kind), rel=1e-12)
+
+
 @weighted
 def test_a_networks_score_is_that_of_its_predictions(weight):
     X = np.stack([TWO + RNG.standard_normal(M), RNG.standard_normal(M)])
@@ -321,6 +358,22 @@ def test_weights_may_come_in_any_form(form):
     assert np.array_equal(weights(TWO, form([2, 3] * 30)), [2.0, 3.0] * 30)
 
 
+@pytest.mark.parametrize("size", [5e-324, 1e-300, 1.7e308])
+def test_a_fit_goes_by_the_shares_of_the_weights(size, rng):
+    X = rng.standard_normal((2, TWO.size))
+    even, plain = (
+        xpnet.fit(X, TWO, sample_weight=weight, epochs=3, random_state=0) for weight in (np.full(TWO.size, size), None)
+    )
+    np.testing.assert_allclose(even.W1, plain.W1, rtol=1e-5)  # float32's rounding, over a few steps
+    assert even.history["cost"] == pytest.approx(plain.history["cost"], rel=1e-5)
+
+
+def test_weights_beyond_float64_with_those_of_the_classes_are_refused():
+    weight = np.full(TWO.size, 1.7e308)
+    with pytest.raises(DataError, match=r"sample_weight\[\d+\] is 1\.7e\+308, inf with class_weight in it\. Give"):
+        targets.weights(weight, {0: 9.0}, TWO, targets.infer(TWO), TWO.size)
+
+
 def test_weights_of_every_namespace_are_read_on_the_host(backend):
     given = backend.asarray(WEIGHT.astype(np.float32))
     assert np.array_equal(weights(TWO, given), WEIGHT.astype(np.float32))
@@ -333,3 +386,23 @@ def test_a_weight_of_2_counts_an_example_twice():
     doubled = xpnet.fit(X[:, twice], TWO[twice], **steps)
     assert np.allclose(weighted.W1, doubled.W1, rtol=SCORE_TOLERANCE, atol=SCORE_TOLERANCE)
     assert np.allclose(weighted.history["cost"], doubled.history["cost"], rtol=SCORE_TOLERANCE)
+
+
+def test_labels_beyond_the_whole_numbers_of_float64_are_told_apart():
+    classes, Y = np.array([2**62, 2**62 + 1]), np.array([2**62 + 1, 2**62], np.uint64)
+    assert targets.indices(Y, classes).tolist() == [1, 0]
+    with pytest.raises(TargetError, match="not trained on: 4611686018427387906"):
+        targets.indices(Y + np.uint64(1), classes)
+
+
+@pytest.mark.parametrize("kind", [">i4", ">f8", ">U2", np.longdouble])
+def test_labels_are_kept_as_this_computer_has_them(kind):
+    labels = targets.read(TWO.astype(kind))
+    assert labels.dtype.isnative
+    assert labels.dtype.char != "g"
+    assert labels.tolist() == TWO.astype(kind).astype(np.dtype(kind).newbyteorder("=")).tolist()
+
+
+def test_numbers_beyond_float64_are_refused():
+    with pytest.raises(DataError, match=r"Y must be finite; Y\[1\] is inf\."):
+        targets.read(np.array([0, 1]) * np.longdouble("1e4000"))

@@ -53,6 +53,8 @@ def real(name: str, value: Any, *, above: float = -math.inf, low: float = -math.
         number = math.nan if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
+    except OverflowError:  # an int of more than 308 digits, of which Python may not even print all
+        number = value = math.inf
     bounds = [
         f"more than {above:g}" if above > -math.inf else "",
         f"at least {low:g}" if low > -math.inf else "",

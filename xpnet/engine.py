@@ -742,10 +742,13 @@ def running(
             yield Engine(place, sizes, activation, head, crew)
 
 
+_MOST_THREADS = 2**16  # that BLAS is told of: more than any has, and within a C int
+
+
 def _limit_blas(threads: int) -> Callable[[], None]:
     import threadpoolctl
 
-    limits = threadpoolctl.threadpool_limits(threads, user_api="blas")
+    limits = threadpoolctl.threadpool_limits(min(threads, _MOST_THREADS), user_api="blas")
 
     def put_back() -> None:
         # Since 3.8 only the thread that set a limit may lift it, unless it has been told to let go.

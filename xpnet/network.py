@@ -187,7 +187,8 @@ class Network:
         ShapeError
             X has not the features that were trained on.
         DataError
-            X is empty, not numbers, or not finite, or a table has words that were not trained on.
+            X is empty, not numbers, not finite, or so large that the output is not, or a table has words that were not
+            trained on.
 
         Examples
         --------
@@ -291,7 +292,13 @@ class Network:
         weight = targets.weights(sample_weight, None, Y, self.kind, source.n_examples)
         given = prepared(source, Y, self.kind, self.place, self.dtype, self.scaling, weight)
         with self._engine(source.n_examples) as run, self.place.active():
-            return float(run.cost(self.layers, given.kept(gathered=False).whole().pieces)) / source.n_examples
+            total = float(run.cost(self.layers, given.kept(gathered=False).whole().pieces))
+        if not math.isfinite(total):
+            raise DataError(
+                f"X and Y must be of about the size that the network was trained on; their cost is {total}, beyond "
+                f"{self.dtype}. Scale them as they were then, or leave the largest out."
+            )
+        return total / source.n_examples
 
     def encode(self, X: Any, *, examples: str = "columns") -> Array:
         """Return X as the numbers that the network takes, ``(n_x, m)``, before it standardizes them.
@@ -628,7 +635,8 @@ class Network:
             given = X.astype(dtype, copy=False)
             if not math.isfinite(np.add.reduce(given, axis=None)):
                 return None
-            return equations.forward(self.layers, given, activation=self.activation, head=head, xp=np)[1][-1]
+            A = equations.forward(self.layers, given, activation=self.activation, head=head, xp=np)[1][-1]
+            return A if math.isfinite(A.item() if A.size == 1 else np.add.reduce(A, axis=None)) else None
 
     def _output_of(self, source: data.Source) -> Array:
         """Return A of the last layer, ``(n_y, m)``, at the network's place."""
@@ -638,7 +646,20 @@ class Network:
         bounds = [(start, min(start + step, source.n_examples)) for start in range(0, source.n_examples, step)]
         with self._engine(min(step, source.n_examples)) as run, self.place.active():
             outputs = [run.output(self.layers, xp.matrix_transpose(reader.converted(*block))) for block in bounds]
-            return outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=-1)
+            A = outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=-1)
+            self._check_output(A)
+            return A
+
+    def _check_output(self, A: Array) -> None:
+        """Check that the output is of finite numbers, which finite X and parameters may lead out of."""
+        if bool(self.place.xp.all(self.place.xp.isfinite(A))):
+            return
+        host = devices.to_host(A)
+        row, example = (int(i) for i in np.argwhere(~np.isfinite(host))[0])
+        raise DataError(
+            f"X must be of about the size that the network was trained on; its output for example {example} is "
+            f"{host[row, example]}, beyond {self.dtype}. Scale X as it was then, or leave such examples out."
+        )
 
 
 def _write(path: Any, content: bytes) -> None:
@@ -699,7 +720,7 @@ def prepared(
 ) -> data.Examples:
     """Return X, the encoded Y and the weights (scaled to a mean of 1), ready at `place`."""
     encoded = np.ascontiguousarray(targets.encode(Y, kind, name=name).T)
-    factors = None if weight is None else (weight * (weight.size / weight.sum()))[:, None]
+    factors = None if weight is None else targets.relative(weight)[:, None]
     beyond = np.abs(encoded) > np.finfo(dtype).max
     if beyond.any():
         example, row = (int(i) for i in np.argwhere(beyond)[0])

@@ -121,6 +121,8 @@ def _plain(values: Labels, name: str) -> Labels:
             f"{name} must hold labels of one kind (words, whole numbers or bools) or numbers; it holds {listed}. "
             "Fill in what is missing and cast with astype."
         )
+    with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite, and is refused below
+        values = values.astype(np.float64 if values.dtype.char == "g" else values.dtype.newbyteorder("="), copy=False)
     if values.dtype.kind == "U":
         return values
     if values.dtype.kind not in "biuf":
@@ -302,7 +304,9 @@ def indices(Y: Labels, classes: Labels, *, name: str = "Y") -> npt.NDArray[np.in
             f"{name} must hold labels like those trained on, such as {classes[0].item()!r}; it holds "
             f"{Y.flat[0].item()!r}."
         )
-    found = np.minimum(np.searchsorted(classes, Y), classes.size - 1)
+    with np.errstate(invalid="ignore"):  # in float64, to which int64 and uint64 would be cast, 2⁶² + 1 is 2⁶²
+        found = np.searchsorted(classes, Y if Y.dtype.kind == "U" else Y.astype(classes.dtype))
+    found = np.minimum(found, classes.size - 1)
     unseen = classes[found] != Y
     if unseen.any():
         some = ", ".join(repr(label.item()) for label in np.unique(Y[unseen])[:5])
@@ -348,14 +352,19 @@ def weights(sample_weight: Any, class_weight: Any, Y: Labels, task: Task, m: int
         raise ShapeError(f"{wanted}; its shape is {given.shape}. Pass an array of shape ({m},).")
     if given.dtype.kind not in "biuf":
         raise DataError(f"sample_weight must be real numbers; its dtype is {given.dtype.name}. Cast it with astype.")
-    wrong = ~(np.isfinite(given) & (given >= 0))
+    with np.errstate(over="ignore"):
+        given = given.astype(np.float64)
+        weight = given if of_class is None else given * of_class
+    wrong = ~(np.isfinite(weight) & (given >= 0))
     if wrong.any():
         i = int(np.argmax(wrong))
-        raise DataError(
-            f"sample_weight must be finite numbers of 0 or more; sample_weight[{i}] is {given[i]}. Give examples that "
-            "should not count the weight 0."
+        product = (
+            "" if np.isfinite(weight[i]) or not np.isfinite(given[i]) else f", {weight[i]} with class_weight in it"
         )
-    weight = given.astype(np.float64) if of_class is None else given * of_class
+        raise DataError(
+            f"sample_weight must be finite numbers of 0 or more; sample_weight[{i}] is {given[i]}{product}. Give "
+            "examples that should not count the weight 0."
+        )
     if not weight.any():
         product = "" if of_class is None else " once class_weight is in them"
         raise DataError(
@@ -363,6 +372,12 @@ def weights(sample_weight: Any, class_weight: Any, Y: Labels, task: Task, m: int
             "alike."
         )
     return weight
+
+
+def relative(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the weights with a mean of 1, ``(m,)``; the sum of those given may be beyond float64, or its inverse."""
+    share = weight / weight.max()
+    return np.asarray(share * (share.size / share.sum()))
 
 
 def _class_weights(class_weight: Any, Y: Labels, task: Task) -> npt.NDArray[np.float64] | None:
@@ -425,13 +440,14 @@ def score(Y: Labels, A: npt.NDArray[Any], task: Task, weight: npt.NDArray[np.flo
     ----------
     .. [1] T. Hastie, R. Tibshirani, M. Wainwright, Statistical Learning with Sparsity, 2015, eq. (3.11): D².
     """
+    weight = None if weight is None else relative(weight)
     if task.name == "multilabel":
         encoded = encode(Y, task)
         return float(np.average((decode(A, task) == encoded).all(axis=0), weights=weight))
     if task.classes is not None:
         right = indices(decode(A, task), task.classes) == _members(Y, task)
         return float(np.average(right, weights=weight))
-    numbers, output = encode(Y, task), A.astype(np.float64)
+    numbers, output = _in_units_of_the_largest(encode(Y, task), A.astype(np.float64), weight)
     mean = np.average(numbers, axis=1, weights=weight)[:, None]
     deviance = _poisson_deviance if task.name == "count" else _squares
     left = np.average(deviance(numbers, output), axis=1, weights=weight)
@@ -439,6 +455,24 @@ def score(Y: Labels, A: npt.NDArray[Any], task: Task, weight: npt.NDArray[np.flo
     # A constant Y leaves nothing to explain: 1 when it is met exactly, else 0, as scikit-learn has it.
     explained = np.where(total > 0, 1.0 - left / np.where(total > 0, total, 1.0), np.where(left > 0, 0.0, 1.0))
     return float(np.mean(explained))
+
+
+FAR = 1e100
+"""Times the largest Y: outputs beyond this count as this in R² and D², which would be no numbers otherwise."""
+
+
+@np.errstate(over="ignore")
+def _in_units_of_the_largest(
+    Y: npt.NDArray[Any], A: npt.NDArray[Any], weight: npt.NDArray[np.float64] | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return Y and A over the power of 2 above each output's largest Y that counts: R² and D² are the same.
+
+    No digit is lost so, and the squares of 1e200 are numbers, as are those of 1e-200.
+    """
+    counted = Y if weight is None else Y * (weight > 0.0)
+    exponents = np.frexp(np.abs(counted).max(axis=1, keepdims=True))[1]
+    Y, A = (np.ldexp(array, -exponents) for array in (Y, A))
+    return np.clip(Y, -1.0, 1.0), np.clip(A, -FAR, FAR)  # a Y that does not count may be of any size
 
 
 def _squares(Y: npt.NDArray[Any], A: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -52,6 +52,9 @@ from xpnet.schedules import Schedule, Waiting, described
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
 
+ADDRESSABLE = 2**59
+"""Parameters, of 8 bytes with some to spare, that a 64-bit computer has addresses for."""
+
 _IS = {
     "epochs": "max_iter n_epochs num_epochs n_iter max_epochs num_iterations nb_epoch iterations n_iterations",
     "hidden": "hidden_layer_sizes hidden_size hidden_sizes hidden_layers hidden_units n_hidden n_h layers units",
@@ -273,6 +276,7 @@ def fit(
     m = source.n_examples
     columns = _columns(batch_size, m, how)
     sizes = (source.n_features, *units, kind.n_outputs)
+    _check_count(sizes)
     start, scaling = _start(initial, sizes, chosen, seed, source.names)
     if standardize and scaling is None:
         with source.place.active():
@@ -394,6 +398,15 @@ def _hidden(hidden: Any) -> tuple[int, ...]:
         )
     units = tuple(hidden) if np.iterable(hidden) else (hidden,)
     return tuple(whole("hidden" if len(units) == 1 else "each of hidden", unit, low=1) for unit in units)
+
+
+def _check_count(sizes: tuple[int, ...]) -> None:
+    """Check that the network's parameters could be numbered in a computer; whether there is memory, it will tell."""
+    if (count := parameters.count(sizes)) >= ADDRESSABLE:
+        raise ArgumentError(
+            f"hidden must make a network of fewer than {ADDRESSABLE:.1g} parameters; a {'-'.join(map(str, sizes))} one "
+            f"has {float(count):.1g}. Pass fewer units."
+        )
 
 
 def _saved(path: str | Kept | None) -> tuple[dict[str, Any], dict[str, Any]] | None:
