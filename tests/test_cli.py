@@ -1,14 +1,17 @@
 """The command: what it prints, what it writes, and the one line that it says when something is wrong."""
 
 import contextlib
+import gzip
 import io
 import math
 import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -46,7 +49,7 @@ def refusal(run, tmp_path):
         assert (code, out) == (2, [])
         assert err.startswith("xpnet: error: ")
         assert err.endswith("\n")
-        assert err.count("\n") == 1
+        assert err[:-1].isprintable()  # one line, and nothing that a terminal would obey
         assert everything(tmp_path) == before
         return err.removeprefix("xpnet: error: ").rstrip("\n")
 
@@ -1099,6 +1102,200 @@ def test_bad_input_is_one_line(refusal, flower, net, arguments, message):
 
     said, (expected, cut, _) = refusal(*map(filled, arguments)), filled(message).partition("…")
     assert (said[: len(expected)] if cut else said) == expected  # what follows … is in the library's own words
+
+
+TABLE = "a,b,y\n" + "".join(f"{i / 8},{i % 7},{i % 2}\n" for i in range(40))
+READ = {
+    "a byte order mark": b"\xef\xbb\xbf" + TABLE.encode(),
+    "lines that end in CRLF": TABLE.replace("\n", "\r\n").encode(),
+    "lines that end in CR": TABLE.replace("\n", "\r").encode(),
+    "no end of the last line": TABLE[:-1].encode(),
+    "quotes": TABLE.replace("a,b,y", '"a","b","y"').replace("\n1.0,", '\n"1.0",').encode(),
+    "whole numbers beyond 64 bits": TABLE.encode() + b"99999999999999999999999,1,1\n",
+}
+
+
+@pytest.mark.parametrize("content", READ.values(), ids=READ)
+def test_a_csv_may_come_from_anywhere(run, tmp_path, content):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.csv").write_bytes(content)
+    code, lines, err = run("fit", tmp_path / "t.csv", "--target", "y", "--epochs", 1, "--quiet")
+    assert (code, err) == (0, "")
+    assert shown(lines)["network"].startswith("2-100-1")
+
+
+NOISE = np.random.default_rng(0).bytes(20_000)
+UNREADABLE = {
+    "a quote that is not closed": (TABLE.encode() + b'"1,2,3\n', "cannot be read as CSV"),
+    "NUL in a number": (TABLE.replace("0.5", "0.\0", 1).encode(), "has columns that are not numbers: 'a' (string)"),
+    "nothing but NUL": (bytes(1_000), "cannot be read as CSV"),
+    "nothing but line ends": (b"\n\n\n", "cannot be read as CSV"),
+    "a header alone": (b"a,b,y", "cannot be read as CSV"),
+    "too few values": (TABLE.encode() + b"1,2\n", "cannot be read as CSV"),
+    "too many values": (TABLE.encode() + b"1,2,3,4\n", "cannot be read as CSV"),
+    "what a terminal obeys": (TABLE.encode() + b"\x1b[31mred\x07,1\n", r"\x1b[31mred\x07,1"),
+    "what ends lines elsewhere": (TABLE.encode() + "x\vy\u2028z\x85\n".encode(), r"x\x0by\u2028z"),
+    "a word of 5 MB": (TABLE.encode() + b"1," + b"x" * 5_000_000 + b",1\n", "are not numbers: 'b' (string)"),
+    "a number of 5 MB": (TABLE.encode() + b"1," + b"9" * 5_000_000 + b",1\n", "has infinite values in 'b' (1)"),
+    "a line of 3 MB": (TABLE.encode() + b"x" * 3_000_000 + b"\n", "cannot be read as CSV"),
+    "UTF-16": (TABLE.encode("utf-16"), "cannot be read as CSV in UTF-8"),
+    "gzip": (gzip.compress(TABLE.encode()), "cannot be read as CSV in UTF-8"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + NOISE, "t.csv "),
+    "noise": (NOISE, "t.csv "),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_csv_that_is_none_is_one_line_of_a_few_words(refusal, tmp_path, content, message):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.csv").write_bytes(content)
+    said = refusal("fit", tmp_path / "t.csv", "--target", "y", "--epochs", 1, "--quiet")
+    assert message in said
+    assert len(said) < 600 + len(str(tmp_path))
+
+
+def test_thousands_of_columns_take_as_long_as_their_numbers(run, tmp_path, soak):
+    pytest.importorskip("pyarrow")
+    names = [f"c{i}" for i in range(10_000 if soak else 3_000)]
+    rows = [",".join(["1.5"] * len(names)) + f",{i % 2}\n" for i in range(12)]
+    (tmp_path / "t.csv").write_text(",".join([*names, "y\n"]) + "".join(rows))
+    net = tmp_path / "net.safetensors"
+    code, *_ = run("fit", tmp_path / "t.csv", "--target", "y", "--hidden", 2, "--epochs", 1, "--out", net)
+    assert code == 0
+    code, lines, _ = run("predict", net, tmp_path / "t.csv")
+    assert (code, len(lines)) == (0, 13)
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    """Work in a folder of the test's own, as names that begin with a dash or a tilde are relative."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@posix
+@pytest.mark.parametrize(
+    "name", [b"\xff", b" ", b"a b", b"new\nline", b"~", b"'", b"$(touch x)", "é".encode()], ids=repr
+)
+def test_a_file_may_have_any_name(run, there, name):
+    pytest.importorskip("pyarrow")
+    folder = os.fsdecode(name)
+    try:
+        os.mkdir(folder)
+    except OSError as error:
+        pytest.skip(f"this file system has no such names: {error.strerror}")
+    path = os.path.join(folder, os.fsdecode(name))
+    with open(f"{path}.csv", "w") as file:
+        file.write(TABLE)
+    assert run("fit", f"{path}.csv", "--target", "y", "--epochs", 1, "--quiet", "--out", path)[0] == 0
+    for ending in (".out.csv", ".out.parquet"):
+        assert run("predict", path, f"{path}.csv", "--out", path + ending)[0] == 0
+        assert run("fit", path + ending, "--target", "prediction", "--quiet")[2].count("\n") == 1  # it is read, too
+    assert len(os.listdir(folder)) == 4
+
+
+@pytest.mark.parametrize("arguments", [["--", "-t.csv"], ["./-t.csv"]], ids=" ".join)
+def test_a_name_may_begin_with_a_dash(run, there, arguments):
+    pytest.importorskip("pyarrow")
+    (there / "-t.csv").write_text(TABLE)
+    assert run("fit", "--target", "y", "--epochs", 1, "--quiet", *arguments)[0] == 0
+
+
+@posix
+@pytest.mark.parametrize("option", ["DATA", "NET", "--out", "--checkpoint"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "loop", "folder", "device", "too long", "no name"])
+def test_what_is_no_file_is_neither_read_nor_written(refusal, flower, net, there, kind, option):
+    path = {"device": "/dev/null", "too long": "x" * 300 + ".csv", "no name": ""}.get(kind, "t.csv")
+    with socket.socket(socket.AF_UNIX) as listener:
+        make = {"pipe": os.mkfifo, "socket": listener.bind, "loop": partial(os.symlink, "t.csv"), "folder": os.mkdir}
+        make.get(kind, str)(path)
+        asked = {
+            "DATA": ["fit", path, "--target", "color"],
+            "NET": ["predict", path, flower],
+            "--out": ["predict", net, flower, "--out", path],
+            "--checkpoint": ["fit", flower, "--target", "color", "--epochs", "1", "--checkpoint", path],
+        }
+        said = refusal(*asked[option])
+    assert "Traceback" not in said
+    assert kind in ("device", "no name") or os.path.islink(path) == (kind == "loop")
+
+
+@posix
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root may read everything")
+@pytest.mark.parametrize("mode", [0o000, 0o200])
+def test_a_file_that_may_not_be_read_is_named(run, flower, net, mode):
+    closed = flower.parent / "closed.csv"
+    closed.touch()
+    closed.chmod(mode)
+    said = f"xpnet: error: {closed}: Permission denied\n"
+    assert run("fit", closed, "--target", "color") == (2, [], said)
+    assert run("predict", closed, flower) == (2, [], said)
+
+
+def test_labels_are_printed_and_not_obeyed(run, tmp_path):
+    pytest.importorskip("pyarrow")
+    rows = "".join(f"{i},\x1b[3{i % 2}m\n" for i in range(40))
+    (tmp_path / "t.csv").write_text("a,y\n" + rows)
+    code, lines, _ = run("fit", tmp_path / "t.csv", "--target", "y", "--epochs", 1, "--quiet")
+    assert (code, shown(lines)["task"]) == (0, r"binary, 2 classes: \x1b[30m, \x1b[31m")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_labels_that_utf_8_cannot_hold_are_written_as_their_numbers(run, tmp_path, suffix):
+    pytest.importorskip("pyarrow")
+    X = np.random.default_rng(0).standard_normal((2, 20))
+    words = np.array(["\ud800", "\udfff"])[(X[0] > 0).astype(int)]
+    xpnet.fit(X, words, hidden=(), optimizer="lbfgs").save(tmp_path / "net")
+    np.save(tmp_path / "t.npy", X.T)
+    out = tmp_path / f"p.{suffix}"
+    assert run("predict", tmp_path / "net", tmp_path / "t.npy", "--out", out)[0] == 0
+    assert tables._table(str(out))["prediction"].to_pylist() == [
+        word.encode(errors="backslashreplace").decode() for word in words
+    ]
+
+
+@pytest.mark.parametrize("digits", [30, 5_000])
+@pytest.mark.parametrize("option", ["epochs", "batch-size", "threads", "l2", "learning-rate", "hidden", "random-state"])
+def test_numbers_of_any_length_are_taken_or_refused(run, flower, option, digits):
+    code, out, err = run("fit", flower, "--target", "color", "--patience", 1, "--quiet", f"--{option}", "9" * digits)
+    assert code == (2 if err else 0)
+    assert err.count("\n") == bool(err)
+    assert bool(out) == (code == 0)
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A disk of 64 KiB."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"no disk can be made: {error}")
+    if done.returncode:
+        pytest.skip(f"no disk can be made: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["fit", "--out", "net"], ["predict", "--out", "p.csv"], ["fit", "--checkpoint", "c"]]
+)
+def test_a_disk_that_is_full_keeps_what_was_there(run, flower, net, full, arguments):
+    command, option, name = arguments
+    (full / name).write_bytes(b"old")
+    if option == "--checkpoint":
+        (full / name).unlink()
+    (full / "ballast").write_bytes(bytes(60 * 1024 - 4_096))
+    before = everything(full)
+    asked = ["fit", flower, "--target", "color", "--hidden", "999", "--epochs", "1", "--quiet"]
+    asked = asked if command == "fit" else ["predict", net, flower, "--proba"]
+    code, _, err = run(*asked, option, full / name)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "No space left on device; nothing was changed" in err
+    assert everything(full) == before
 
 
 def test_an_unknown_command_is_one_line(refusal):

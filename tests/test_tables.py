@@ -6,6 +6,8 @@ import decimal
 import io
 import os
 import sys
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -452,18 +454,78 @@ def test_objects_are_never_unpickled(tmp_path):
 
 @pytest.mark.parametrize("name", ["csv", "parquet", "npy", "npz"])
 @pytest.mark.parametrize("seed", range(10))
-def test_a_damaged_file_is_refused_or_read(tmp_path, name, seed):
+def test_a_damaged_file_is_refused_or_read(tmp_path, name, seed, soak):
     file, content, target = WORKING[name]
     path = tmp_path / file
     saved(path, content)
-    generator, data = np.random.default_rng(seed), bytearray(path.read_bytes())
-    for place in generator.integers(0, min(len(data), 200), 5):
-        data[place] = generator.integers(256)
-    path.write_bytes(data[: generator.integers(1, len(data) + 1)])
+    generator, whole = np.random.default_rng(seed), path.read_bytes()
+    for _ in range(500 if soak else 5):
+        data, end = bytearray(whole), generator.choice([len(whole), min(len(whole), 200)])
+        for place in generator.integers(0, end, generator.integers(1, 6)):
+            data[place] = generator.integers(256)
+        path.write_bytes(data[: generator.integers(1, len(data) + 1)] if generator.random() < 0.3 else data)
+        try:
+            tables.read_labeled(str(path), target)
+        except (DataError, ArgumentError) as error:
+            assert str(path) in str(error)  # noqa: PT017  # it may also be read: a digit may be what was damaged
+
+
+def python_2(array):
+    """Return a .npy file as Python 2 wrote them, with long numbers in its header."""
+    shape = "".join(f"{n}L, " for n in array.shape)
+    header = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': ({shape}), }}"
+    header = header.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + array.tobytes()
+
+
+def test_arrays_that_python_2_wrote_are_read(tmp_path):
+    (tmp_path / "t.npy").write_bytes(python_2(np.column_stack([X, Y])))
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as file:
+        file.writestr("X.npy", python_2(X))
+        file.writestr("y.npy", python_2(Y))
+    for name, target in (("t.npy", "-1"), ("t.npz", "y")):
+        np.testing.assert_array_equal(tables.read_labeled(str(tmp_path / name), target).X, X)
+
+
+BOMBS = {
+    "npz": lambda path: np.savez_compressed(path, X=np.zeros((40_000, 50)), y=np.zeros(40_000)),
+    "parquet": lambda path: pq.write_table(pa.table({key: np.zeros(2_500_000) for key in "aby"}), path),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_expands_beyond_the_memory_there_is_is_refused_before_it_does(tmp_path, monkeypatch, name):
+    path = tmp_path / f"t.{name}"
+    BOMBS[name](path)
+    assert path.stat().st_size < 100_000  # bytes, of 16 million and more
+    monkeypatch.setattr(tables, "_memory", lambda: 10e6)
+    tracemalloc.start()
     try:
-        tables.read_labeled(str(path), target)
-    except (DataError, ArgumentError) as error:
-        assert str(path) in str(error)  # noqa: PT017  # it may also be read: a digit may be what was damaged
+        with pytest.raises(
+            DataError, match=r"must expand to less than the 0\.00931 GiB of memory .* Pass fewer rows or"
+        ):
+            tables.read_labeled(str(path), "y")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("shape", [(10**12, 10), (10**9, 3), (-1, 3)], ids=str)
+def test_an_array_that_says_more_than_its_file_has_is_refused(tmp_path, shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(240)
+    (tmp_path / "t.npy").write_bytes(array)
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as file:
+        file.writestr("X.npy", array)
+        file.writestr("y.npy", python_2(Y))
+    for name, target in (("t.npy", "-1"), ("t.npz", "y")):
+        with pytest.raises(DataError, match=r"cannot be read as (a )?\.np[yz] array"):
+            tables.read_labeled(str(tmp_path / name), target)
+
+
+def test_the_memory_of_this_computer_is_known_or_has_no_bounds():
+    assert tables._memory() > 2**27
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):

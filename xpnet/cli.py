@@ -294,7 +294,7 @@ def _hidden(text: str) -> tuple[int, ...]:
     if text.strip().lower() in ("", "none"):
         return ()
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 1 <= int(part) <= MOST_UNITS for part in parts):
+    if not all(part.isdecimal() and len(part) < 20 and 1 <= int(part) <= MOST_UNITS for part in parts):
         raise ArgumentError(
             f"--hidden must be units of each hidden layer, 1 to {MOST_UNITS:,}, such as 64 or 256,64, or none; it is "
             f"{text!r}."
@@ -432,7 +432,7 @@ def _show(label: str, text: str, *, indent: int = 12) -> None:
     """Print a result with its name before it."""
     print(
         textwrap.fill(
-            text,
+            _printable(text),
             WIDTH,
             initial_indent=f"{label:<{indent}}",
             subsequent_indent=" " * indent,
@@ -448,7 +448,16 @@ def _say(what: str, text: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    return re.sub(r"\s*\n\s*", " ", text.strip())
+    return _printable(re.sub(r"\s*\n\s*", " ", text.strip()))
+
+
+def _printable(text: str) -> str:
+    """Return the text with whatever a terminal would obey, from a table or a file's name, as its number."""
+    return "".join(letter if letter.isprintable() else _number_of(letter) for letter in text)
+
+
+def _number_of(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
 
 
 @contextlib.contextmanager
@@ -561,7 +570,7 @@ def _patience(text: str) -> int | None:
     return None if text.lower() == "none" else int(text)
 
 
-_patience.__name__ = "whole number"  # what argparse calls it in a message
+_number_or_word.__name__, _patience.__name__ = "whole number or word", "whole number"  # what argparse calls them
 
 
 _DEVICE_HELP = "cpu, cuda, cuda:N, or auto: CUDA when it works (default: {})"

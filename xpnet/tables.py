@@ -3,12 +3,15 @@
 CSV and Parquet go through pyarrow, which is imported when one of them is met; .npy and .npz need NumPy alone.
 """
 
+import contextlib
 import csv
 import difflib
 import io
+import math
 import os
 import re
 import shlex
+import stat
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
@@ -189,7 +192,7 @@ def _table(path: str, words: Collection[str] = ()) -> Any:
 def _csv(path: str, pyarrow: Any, words: Collection[str]) -> Any:
     def read(block_size: int | None) -> Any:
         return pyarrow.csv.read_csv(
-            path,
+            pyarrow.OSFile(os.fsencode(path)),  # as a string it would have to be UTF-8
             read_options=pyarrow.csv.ReadOptions(block_size=block_size),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -208,14 +211,16 @@ def _csv(path: str, pyarrow: Any, words: Collection[str]) -> Any:
 
 def _parquet(path: str, pyarrow: Any) -> Any:
     # Not read_table, which makes columns out of folders' names: year=2024/data.parquet.
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(pyarrow.OSFile(os.fsencode(path))) as file:
+        _check_fits(4 * file.metadata.num_rows * file.metadata.num_columns, path)  # in float32
         return file.read()
 
 
 def _matrix(path: str) -> npt.NDArray[Any]:
     """Return a .npy file, mapped rather than read, and never unpickled."""
     try:
-        array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
+            array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except Exception as error:  # NumPy meets damage with ValueError, OverflowError, TokenError and more
         raise DataError(f"{path} cannot be read as a .npy array: {error}") from error
     if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "biuf":
@@ -230,10 +235,32 @@ def _arrays(path: str) -> dict[str, npt.NDArray[Any]]:
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a zip file")
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path) as file:
+            _check_fits(sum(member.file_size for member in file.infolist()), path)
+        with warnings.catch_warnings(action="ignore"), np.load(path, allow_pickle=False) as file:
             return {name: array for name in file.files if isinstance(array := file[name], np.ndarray)}
+    except DataError:
+        raise
     except Exception as error:  # as above, and what zip files and decompression raise
         raise DataError(f"{path} cannot be read as .npz arrays: {error}") from error
+
+
+def _check_fits(size: int, path: str) -> None:
+    """Check that memory could hold what a file expands to, before it does: a megabyte may expand to a thousand."""
+    memory = _memory()
+    if size > memory:
+        raise DataError(
+            f"{path} must expand to less than the {memory / 2**30:.3g} GiB of memory that this computer has; it says "
+            f"{size / 2**30:.3g} GiB. Pass fewer rows or columns."
+        )
+
+
+def _memory() -> float:
+    """Return the bytes of memory of this computer, where it tells."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 # Features and targets -------------------------------------------------------------------------------------------------
@@ -325,7 +352,8 @@ def _features_of_table(path: str, n_features: int, names: Sequence[str] | None, 
         names = features.columns
     table = _table(path, () if features is None else features.words)
     given = [name for name in table.column_names if not _INDEX.fullmatch(name)]
-    lacking = [name for name in names or () if name not in table.column_names]
+    known = set(table.column_names)  # a new list, and 10,000 names to make it of, each time that it is asked for
+    lacking = [name for name in names or () if name not in known]
     if lacking:
         raise ShapeError(f"{path} lacks columns that the network was trained on: {_listed(lacking)}.")
     if features is not None:
@@ -397,10 +425,10 @@ def _column(table: Any, name: str, path: str) -> Any:
 
 def _single(table: Any, name: str, path: str) -> Any:
     """Return the one column of that name."""
-    count = table.column_names.count(name)
-    if count > 1:
-        raise DataError(f"{path} has {count} columns named {name!r}. Rename them.")
-    return table.column(name)
+    places = table.schema.get_all_field_indices(name)
+    if len(places) > 1:
+        raise DataError(f"{path} has {len(places)} columns named {name!r}. Rename them.")
+    return table.column(places[0])
 
 
 def _is_wordy(column: Any) -> bool:
@@ -501,16 +529,18 @@ def check_output(path: str, *, option: str, inputs: Collection[str], endings: Se
         It cannot; the message says why.
     MissingPackageError
         It is to be Parquet and pyarrow is not there.
+    OSError
+        The name is too long, or a loop of links.
     """
     folder = os.path.dirname(path) or "."
     if endings and not path.lower().endswith(tuple(endings)):
         raise ArgumentError(f"{option} must end in {_either(endings)}; it is {path!r}.")
     if not os.path.isdir(folder):
         raise ArgumentError(f"{option} must be in a folder that is there; {folder!r} is not. Make it first.")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ArgumentError(
-            f"{option} must name a file; {path!r} is a {'folder' if os.path.isdir(path) else 'device'}."
-        )
+    with contextlib.suppress(FileNotFoundError):
+        if not path or not stat.S_ISREG(os.stat(path).st_mode):
+            what = "a folder" if os.path.isdir(path) else "a device" if path else "no name"
+            raise ArgumentError(f"{option} must name a file; {path!r} is {what}.")
     if not os.access(folder, os.W_OK):
         raise ArgumentError(f"{option} must be in a folder that may be written to; {folder!r} may not.")
     if os.path.realpath(path) in map(os.path.realpath, inputs):
@@ -537,16 +567,19 @@ def write(path: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     with files.replacing(path) as temporary:
         if path.lower().endswith(".parquet"):
             pyarrow = _pyarrow(path)
-            pyarrow.parquet.write_table(
-                pyarrow.table({name: _writable(column) for name, column in columns.items()}), temporary
-            )
+            table = pyarrow.table({name: _writable(column) for name, column in columns.items()})
+            with open(temporary, "xb") as file:
+                pyarrow.parquet.write_table(table, file)
         else:
-            with open(temporary, "x", encoding="utf-8", newline="") as file:
-                write_csv(columns, file)
+            with open(temporary, "x", encoding="utf-8", errors="backslashreplace", newline="") as text:
+                write_csv(columns, text)
 
 
 def _writable(column: npt.NDArray[Any]) -> Any:
-    return column.tolist() if column.dtype.kind == "U" else column
+    """Return the column for pyarrow: words as Python's, halves of letters as their numbers, which UTF-8 cannot hold."""
+    if column.dtype.kind != "U":
+        return column
+    return [word.encode(errors="backslashreplace").decode() for word in column.tolist()]
 
 
 def write_csv(columns: Mapping[str, npt.NDArray[Any]], file: TextIO) -> None:
