@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from xpnet.device import HOST, Place, cuda_problem, place_of
 
@@ -20,6 +21,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--soak``, which runs the long versions of what is short by default: all the kills, the whole minutes."""
     parser.addoption("--soak", action="store_true", help="the long versions of tests, hours in all")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have Hypothesis make up the same examples in every run, and twenty times as many, new ones, in a long one."""
+    soak = bool(config.getoption("--soak"))
+    settings.register_profile(
+        "xpnet", deadline=None, database=None, derandomize=not soak, max_examples=2_000 if soak else 100
+    )
+    settings.load_profile("xpnet")
 
 
 @pytest.fixture
