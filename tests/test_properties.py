@@ -211,6 +211,8 @@ def test_rows_are_columns_turned(problem, options):
 @lightly
 @given(problem=problems(), options=networks, data=st.data())
 def test_parts_are_what_they_join_to(problem, options, data):
+    options["batch_size"] = 3
+    assume(options.get("optimizer") != "lbfgs")
     cut = data.draw(st.integers(1, problem.X.shape[1] - 1))
     parts = [problem.X[:, :cut], problem.X[:, cut:]]
     assert bits(fit(parts, problem.Y, task=problem.task, **options)) == bits(problem.fit(**options))
@@ -245,8 +247,8 @@ NUMBERS = [
 @lightly
 @given(problem=problems(), options=networks, layout=st.sampled_from(sorted(LAYOUTS)), standardize=st.booleans())
 def test_it_does_not_matter_how_x_lies_in_memory(problem, options, layout, standardize):
-    options |= {"batch_size": 5, "standardize": standardize}
-    options.pop("optimizer", None)  # which may be one of full batches
+    options |= {"batch_size": 3, "standardize": standardize}  # a full batch is computed with where it lies
+    assume(options.get("optimizer") != "lbfgs")
     X = LAYOUTS[layout](problem.X)
     assert bits(fit(X, problem.Y, task=problem.task, **options)) == bits(problem.fit(**options))
 
