@@ -7,6 +7,8 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +83,16 @@ def test_every_error_is_an_xpnet_error_and_a_built_in_one():
     errors = [error for error in found if not issubclass(error, Warning) and error is not xpnet.errors.XpnetError]
     assert len(errors) > 10
     assert all(issubclass(error, xpnet.errors.XpnetError) and len(error.__mro__) > 4 for error in errors)
+
+
+def test_every_dependency_has_a_lowest_and_a_highest_version():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    needed = [
+        *project["dependencies"],
+        *(word for words in project["optional-dependencies"].values() for word in words),
+    ]
+    unbounded = [word for word in needed if not re.search(r">=.*,<\d", word) and not word.startswith("xpnet[")]
+    assert unbounded == []
 
 
 # What is documented ---------------------------------------------------------------------------------------------------
