@@ -785,6 +785,31 @@ def test_classes_beyond_their_dtype_are_refused(dtype, saved, tmp_path):
     refused(saved, tmp_path / "damaged.safetensors")
 
 
+@pytest.mark.parametrize(
+    "key", ["task", "classes", "classes_dtype", "feature_names", "epochs_run", "stop_reason", "timing"]
+)
+@pytest.mark.parametrize(
+    "value", ["a" * 10**6, ["a"] * 10**5, {"a" * 10**6: "a"}], ids=lambda value: type(value).__name__
+)
+def test_no_refusal_quotes_more_than_a_line_of_the_file(key, value, saved, tmp_path):
+    saved.metadata[key] = value
+    files.write(tmp_path / "damaged.safetensors", *saved, kind="network")
+    if key == "stop_reason" and isinstance(value, str):
+        return  # as long as it likes
+    with pytest.raises(FileFormatError) as raised:
+        xpnet.load(tmp_path / "damaged.safetensors")
+    assert len(str(raised.value)) < 400 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("given_one", [False, True])
+def test_no_activation_is_quoted_at_length(given_one, saved, tmp_path):
+    saved.metadata["activation"] = "a" * 10**6
+    files.write(tmp_path / "damaged.safetensors", *saved, kind="network")
+    with pytest.raises(ArgumentError) as raised:
+        xpnet.load(tmp_path / "damaged.safetensors", activation=own() if given_one else None)
+    assert len(str(raised.value)) < 400
+
+
 def test_a_file_does_not_say_how_much_its_classes_take(saved, tmp_path):
     saved.metadata.update(classes=["a", "b", "c"], classes_dtype="U30000000")
     tracemalloc.start()

@@ -780,14 +780,15 @@ def load(path: str | Path, *, device: str = "cpu", activation: Activation | None
     name = metadata.get("activation")
     if not isinstance(name, str):
         raise FileFormatError(
-            f"{path} is not a whole xpnet network (its activation is {name!r}). Save it again, or take a copy."
+            f"{path} is not a whole xpnet network (its activation is {name!r:.80}). Save it again, or take a copy."
         )
     chosen = _activation_of(name, activation)
     try:
         net = _from_file(tensors, metadata, chosen)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
         raise FileFormatError(
-            f"{path} is not a whole xpnet network ({type(error).__name__}: {error}). Save it again, or take a copy."
+            f"{path} is not a whole xpnet network ({type(error).__name__}: {error!s:.200}). Save it again, or take a "
+            "copy."
         ) from error
     return net if place == HOST else net.to(place.name)
 
@@ -799,11 +800,13 @@ def _activation_of(name: str, given: Activation | None) -> Activation:
         return activations.ACTIVATIONS[name]
     if given is None:
         raise ArgumentError(
-            f"This network's activation, {name!r}, is not one of xpnet's and a file keeps no code. "
+            f"This network's activation, {name!r:.80}, is not one of xpnet's and a file keeps no code. "
             "Pass load(path, activation=xpnet.Activation(g, dg))."
         )
     if given.name != name:
-        raise ArgumentError(f"This network was trained with the activation {name!r}; the one passed is {given.name!r}.")
+        raise ArgumentError(
+            f"This network was trained with the activation {name!r:.80}; the one passed is {given.name!r}."
+        )
     return activations.resolve(given)
 
 
