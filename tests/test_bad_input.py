@@ -635,11 +635,14 @@ SETTINGS = [
         r"learning_rate\(1\) must be a finite number more than 0; it is 0\.0\.$",
     ),
     refused("learning_rate", 10**400, "a finite number more than 0; it is inf"),
-    case(
-        "hidden=10**30",
-        lambda _: fit(hidden=10**30),
-        ArgumentError,
-        r"^hidden must make a network of fewer than 6e\+17 parameters; a 3-10{30}-1 one has 5e\+30\. Pass fewer",
+    *(
+        case(
+            f"hidden=10**{power}",
+            lambda _, power=power: fit(hidden=10**power),
+            ArgumentError,
+            rf"^hidden must make a network of fewer than 6e\+17 parameters; this one has about 1e{power + 1}\. Pass",
+        )
+        for power in (30, 400, 5_000)
     ),
     refused("l2", -1, "a finite number at least 0; it is -1"),
     refused("tol", -1e-3, r"a finite number at least 0; it is -0\.001"),

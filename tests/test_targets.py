@@ -395,6 +395,12 @@ def test_labels_beyond_the_whole_numbers_of_float64_are_told_apart():
         targets.indices(Y + np.uint64(1), classes)
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.int8, bool])
+def test_labels_beyond_the_classes_dtype_were_not_trained_on(kind):
+    with pytest.raises(TargetError, match=r"not trained on: 1e\+300"):
+        targets.indices(np.array([1.0, 1e300]), np.array([0, 1], dtype=kind))
+
+
 @pytest.mark.parametrize("kind", [">i4", ">f8", ">U2", np.longdouble])
 def test_labels_are_kept_as_this_computer_has_them(kind):
     labels = targets.read(TWO.astype(kind))

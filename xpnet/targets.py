@@ -304,7 +304,7 @@ def indices(Y: Labels, classes: Labels, *, name: str = "Y") -> npt.NDArray[np.in
             f"{name} must hold labels like those trained on, such as {classes[0].item()!r}; it holds "
             f"{Y.flat[0].item()!r}."
         )
-    with np.errstate(invalid="ignore"):  # in float64, to which int64 and uint64 would be cast, 2⁶² + 1 is 2⁶²
+    with np.errstate(all="ignore"):  # in float64, to which int64 and uint64 would be cast, 2⁶² + 1 is 2⁶²
         found = np.searchsorted(classes, Y if Y.dtype.kind == "U" else Y.astype(classes.dtype))
     found = np.minimum(found, classes.size - 1)
     unseen = classes[found] != Y

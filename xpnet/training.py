@@ -404,8 +404,8 @@ def _check_count(sizes: tuple[int, ...]) -> None:
     """Check that the network's parameters could be numbered in a computer; whether there is memory, it will tell."""
     if (count := parameters.count(sizes)) >= ADDRESSABLE:
         raise ArgumentError(
-            f"hidden must make a network of fewer than {ADDRESSABLE:.1g} parameters; a {'-'.join(map(str, sizes))} one "
-            f"has {float(count):.1g}. Pass fewer units."
+            f"hidden must make a network of fewer than {ADDRESSABLE:.0e} parameters; this one has about "
+            f"1e{math.log10(count):.0f}. Pass fewer units."
         )
 
 
