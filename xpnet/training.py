@@ -276,7 +276,6 @@ def fit(
     m = source.n_examples
     columns = _columns(batch_size, m, how)
     sizes = (source.n_features, *units, kind.n_outputs)
-    _check_count(sizes)
     start, scaling = _start(initial, sizes, chosen, seed, source.names)
     if standardize and scaling is None:
         with source.place.active():
@@ -494,6 +493,7 @@ def _start(
     initial: Any, sizes: tuple[int, ...], activation: Activation, seed: int, names: Sequence[str] | None
 ) -> tuple[list[Layer], Any]:
     """Return the parameters to start from, on the host, and the scaling that comes with them."""
+    _check_count(sizes)
     if initial is None:
         generator = np.random.default_rng([seed, 0])
         return initializers.GAINS[activation.gain](sizes, random_state=generator), None
