@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import re
 import signal
 import stat
 import struct
@@ -160,7 +161,22 @@ def test_a_file_is_one_metadata_entry_and_the_arrays(old):
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert set(header) == {"__metadata__", *TENSORS}
     assert set(header["__metadata__"]) == {"xpnet"}
-    assert json.loads(header["__metadata__"]["xpnet"]) == {"format": 1, "kind": "network", "metadata": METADATA}
+    found = json.loads(header["__metadata__"]["xpnet"])
+    assert isinstance(found.pop("checksum"), int)
+    assert found == {"format": 1, "kind": "network", "metadata": METADATA}
+
+
+@pytest.mark.parametrize("kind", ["network", "checkpoint"])
+def test_numbers_that_are_not_those_that_were_written_are_refused(path, kind):
+    files.write(path, TENSORS, METADATA, kind=kind)
+    data = path.read_bytes()
+    for torn in (data[:-48] + bytes(48), data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]):
+        assert re.search(
+            "is damaged .* its numbers are not those that were written.*"
+            + (", or delete it to start anew" if kind == "checkpoint" else "a whole copy of this one")
+            + r"\.$",
+            refusal(path, torn, kind),
+        )
 
 
 def test_a_file_made_by_hand_can_be_read(path):

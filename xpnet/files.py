@@ -2,7 +2,7 @@
 
 A file is written whole or not at all, and reading one never executes anything. The format [1]_ is the length of a
 header (8 bytes), the header (JSON) and the numbers; xpnet adds one metadata entry, ``"xpnet"``, which holds
-``{"format": 1, "kind": "network", "metadata": {…}}`` as JSON.
+``{"format": 1, "kind": "network", "metadata": {…}, "checksum": …}`` as JSON.
 
 References
 ----------
@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Literal, NoReturn, TypeAlias
 
@@ -39,7 +40,12 @@ _ADVICE = {
 
 
 def write(
-    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], *, kind: Kind
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+    *,
+    kind: Kind,
+    alone: bool = False,
 ) -> None:
     """Write a file in one step: whoever reads `path`, or kills this process, finds the old file or the new one, whole.
 
@@ -55,6 +61,8 @@ def write(
         What strict JSON holds: floats are finite and come back bit for bit, tuples come back as lists.
     kind : {"network", "checkpoint"}
         What `read` will have to ask for.
+    alone : bool
+        Whether nobody else can be writing to `path`, see `replacing`.
 
     Raises
     ------
@@ -67,7 +75,7 @@ def write(
     if _is_special(target):
         raise ArgumentError(f"{target!r} is a pipe, a socket or a device; xpnet writes files. Pass the path of a file.")
     data = _encode(tensors, metadata, kind=kind)
-    with replacing(target) as temporary, open(temporary, "xb") as file:
+    with replacing(target, alone=alone) as temporary, open(temporary, "xb") as file:
         file.write(data)
 
 
@@ -102,28 +110,32 @@ def read(path: str | os.PathLike[str], *, kind: Kind) -> tuple[dict[str, np.ndar
         raise FileFormatError(f"{path!r} is a pipe, a socket or a device; expected a file. Pass one that xpnet wrote.")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        header = _header(file, size, path)
-        metadata = _metadata(header, path, kind=kind)
-        _check_arrays(header, size - file.tell(), path)
+        header = _header(file, size, path, kind)
+        metadata, checksum = _metadata(header, path, kind=kind)
+        _check_arrays(header, size - file.tell(), path, kind)
         file.seek(0)
         data = file.read(size)
     try:
-        return load(data), metadata
+        tensors = load(data)
     except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
-        raise _damaged(path, f"its arrays cannot be read ({type(error).__name__}: {error!s:.200})") from error
+        raise _damaged(path, f"its arrays cannot be read ({type(error).__name__}: {error!s:.200})", kind) from error
+    if checksum is not None and checksum != _checksum(tensors):
+        raise _damaged(path, "its numbers are not those that were written", kind)
+    return tensors, metadata
 
 
 def _encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], *, kind: Kind) -> bytes:
     """Return the whole file."""
+    arrays = {name: _plain(name, value) for name, value in tensors.items()}
+    checksum = _checksum(arrays)
     try:
-        entry = {"format": FORMAT_VERSION, "kind": kind, "metadata": dict(metadata)}
+        entry = {"format": FORMAT_VERSION, "kind": kind, "metadata": dict(metadata), "checksum": checksum}
         text = json.dumps(entry, allow_nan=False)
         json.loads(text, object_pairs_hook=_object)  # 1 and "1" are one name in JSON
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(
             f"metadata must be strict JSON, but: {error}. Use str, bool, None, int, finite float, lists and dicts."
         ) from error
-    arrays = {name: _plain(name, value) for name, value in tensors.items()}
     try:
         data: bytes = save(arrays, {_ENTRY: text})
     except (SafetensorError, TypeError, ValueError) as error:
@@ -149,9 +161,27 @@ def _plain(name: str, value: np.ndarray) -> np.ndarray:
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")  # ascontiguousarray makes 0-d 1-d
 
 
+def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return a number that arrays with another bit will hardly have: of a torn file often only zeros are left."""
+    checksum = 0
+    for name in sorted(arrays, key=str):
+        array = arrays[name]
+        plain = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+        checksum = zlib.crc32(plain.reshape(-1).view(np.uint8).data, checksum)
+    return checksum
+
+
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
+def replacing(path: str, *, alone: bool = False) -> Iterator[str]:
     """Yield the name of a file to write, which takes the place of `path` in one step when all has gone well.
+
+    Parameters
+    ----------
+    path : str
+        Of a new or an old file.
+    alone : bool
+        Whether nobody else can be writing to `path`, because it is locked: the name is then ``….tmp``, and what a kill
+        left there goes.
 
     Raises
     ------
@@ -161,8 +191,11 @@ def replacing(path: str) -> Iterator[str]:
     path = os.path.realpath(path)  # a link stays one
     folder = os.path.dirname(path)
     # A random name, because two processes may write one path; not by tempfile, whose files nobody else may read.
-    temporary = os.path.join(folder, f".xpnet-{os.urandom(8).hex()}.tmp")
+    temporary = f"{path}.tmp" if alone else os.path.join(folder, f".xpnet-{os.urandom(8).hex()}.tmp")
     try:
+        if alone:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
         yield temporary
         with contextlib.suppress(FileNotFoundError):  # a new file has the permissions that the umask gives
             os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
@@ -186,42 +219,42 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
-def _header(file: BinaryIO, size: int, path: str) -> dict[str, Any]:
+def _header(file: BinaryIO, size: int, path: str, kind: Kind) -> dict[str, Any]:
     """Return the header, read no further than the file and the limit allow."""
     length = int.from_bytes(file.read(8), "little")
     if length > size - 8:
-        raise _damaged(path, f"it announces a header of {length:,} bytes and has {size:,} bytes in all")
+        raise _damaged(path, f"it announces a header of {length:,} bytes and has {size:,} bytes in all", kind)
     if length > HEADER_LIMIT:
-        raise _damaged(path, f"it announces a header of {length:,} bytes, above the limit of {HEADER_LIMIT:,}")
-    header = _json(file.read(length), "its header", path)
+        raise _damaged(path, f"it announces a header of {length:,} bytes, above the limit of {HEADER_LIMIT:,}", kind)
+    header = _json(file.read(length), "its header", path, kind)
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a JSON object")
+        raise _damaged(path, "its header is not a JSON object", kind)
     return header
 
 
-def _check_arrays(header: dict[str, Any], size: int, path: str) -> None:
+def _check_arrays(header: dict[str, Any], size: int, path: str, kind: Kind) -> None:
     """Check, before the numbers are read, that they are real and end where the file does, which may be a long hole."""
     try:
         arrays = [entry for name, entry in header.items() if name != _RESERVED]
         end = max((entry["data_offsets"][1] for entry in arrays), default=0)
         imaginary = [entry["dtype"] for entry in arrays if str(entry["dtype"]).startswith("C")]
     except (TypeError, KeyError, IndexError) as error:
-        raise _damaged(path, f"its arrays cannot be read ({type(error).__name__}: {error!s:.200})") from error
+        raise _damaged(path, f"its arrays cannot be read ({type(error).__name__}: {error!s:.200})", kind) from error
     if end != size:
-        raise _damaged(path, f"its arrays cannot be read (they end at byte {end!r:.40} of {size:,})")
+        raise _damaged(path, f"its arrays cannot be read (they end at byte {end!r:.40} of {size:,})", kind)
     if imaginary:
-        raise _damaged(path, f"its arrays cannot be read (one is of dtype {imaginary[0]:.40})")
+        raise _damaged(path, f"its arrays cannot be read (one is of dtype {imaginary[0]:.40})", kind)
 
 
-def _metadata(header: dict[str, Any], path: str, *, kind: Kind) -> dict[str, Any]:
-    """Return the metadata, when it is of this `kind` and of a format that is known."""
+def _metadata(header: dict[str, Any], path: str, *, kind: Kind) -> tuple[dict[str, Any], Any]:
+    """Return the metadata and the arrays' checksum, when they are of this `kind` and of a format that is known."""
     texts = header.get(_RESERVED)
     if not isinstance(texts, dict) or _ENTRY not in texts:
         raise FileFormatError(
             f"{path!r} is a safetensors file but not one of xpnet's: expected a {kind}. "
             "Open it with the library that wrote it."
         )
-    match _json(texts[_ENTRY], "its xpnet metadata", path):
+    match entry := _json(texts[_ENTRY], "its xpnet metadata", path, kind):
         case {"format": int(version)} if version > FORMAT_VERSION:
             raise FileFormatError(
                 f"{path!r} was written by a later xpnet (format {version}); this one reads up to {FORMAT_VERSION}: "
@@ -230,16 +263,16 @@ def _metadata(header: dict[str, Any], path: str, *, kind: Kind) -> dict[str, Any
         case {"format": int(version), "kind": str(found)} if version > 0 and found != kind and found in _ADVICE:
             raise FileFormatError(f"{path!r} is a {found}, not a {kind}: {_ADVICE[found]}")
         case {"format": int(version), "kind": str(found), "metadata": dict(metadata)} if version > 0 and found == kind:
-            return metadata
+            return metadata, entry.get("checksum")
         case _:
-            raise _damaged(path, "its xpnet metadata lacks a known format, a known kind or the metadata itself")
+            raise _damaged(path, "its xpnet metadata lacks a known format, a known kind or the metadata itself", kind)
 
 
-def _json(text: str | bytes, what: str, path: str) -> Any:
+def _json(text: str | bytes, what: str, path: str, kind: Kind) -> Any:
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
     except (TypeError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"{what} is not JSON ({error!s:.200})") from error
+        raise _damaged(path, f"{what} is not JSON ({error!s:.200})", kind) from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -255,10 +288,11 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _damaged(path: str, came: str) -> FileFormatError:
+def _damaged(path: str, came: str, kind: Kind) -> FileFormatError:
+    mend = ", or delete it to start anew" if kind == "checkpoint" else ""
     return FileFormatError(
         f"{path!r} is damaged or not a safetensors file: {came}. Expected a file that xpnet wrote; "
-        "pass another, or a whole copy of this one."
+        f"pass another, or a whole copy of this one{mend}."
     )
 
 
