@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import xpnet
 from xpnet import data
-from xpnet.device import place_of, to_host
+from xpnet.device import HOST, place_of, to_host
 from xpnet.errors import ArgumentError
 
 RNG = np.random.default_rng(31)
@@ -27,15 +27,15 @@ quietly = settings(deadline=None, database=None)
 
 
 class Kept:
-    """The least that a file must have: a shape, a dtype and slices. It notes the most examples read at once."""
+    """The least that a file must have: a shape, a dtype and slices. It notes what is read, in all and at once."""
 
     def __init__(self, array, fails_from=None):
         self.array, self.shape, self.dtype = array, array.shape, array.dtype
-        self.fails_from, self.most = fails_from, 0
+        self.fails_from, self.most, self.all = fails_from, 0, 0
 
     def __getitem__(self, index):
         part = self.array[index]
-        self.most = max(self.most, part.shape[0])
+        self.most, self.all = max(self.most, part.shape[0]), self.all + part.shape[0]
         if self.fails_from is not None and index[0].stop > self.fails_from:
             raise OSError("the disk is gone")
         return part
@@ -388,6 +388,31 @@ def test_files_are_read_a_few_blocks_at_a_time(monkeypatch, batch_size):
     file = Kept(LONG)
     train(file, examples="rows", batch_size=batch_size, standardize=True)
     assert file.most == data.RUN
+
+
+def batches(X, batch_size, **arguments):
+    """Return the columns of a pass's batches."""
+    source = data.source(X, examples="rows")
+    given = data.Examples(source, HOST, "float32", None, LABELS[:, None].astype("float32")).kept(gathered=True)
+    passed = given.batches(batch_size, seed=1, epoch=2, **arguments)
+    return [[array.tolist() for array in piece.taken(HOST)[:2]] for batch in passed for piece in batch.pieces]
+
+
+@pytest.mark.parametrize("keeping", ["C order", "memmap"])
+@pytest.mark.parametrize("batch_size", [32, 50, 500, 611])
+def test_a_pass_that_goes_on_gives_the_batches_that_are_left(keep, order, keeping, batch_size):
+    whole = batches(keep(LONG, keeping), batch_size)
+    for done in range(len(whole) + 2):
+        assert batches(keep(LONG, keeping), batch_size, done=done) == whole[done:]
+
+
+def test_a_pass_that_goes_on_reads_no_window_that_is_done(monkeypatch):
+    small_windows(monkeypatch)  # windows of 32 examples, the last of 35
+    read = []
+    for done in (0, 1, 2, 16, 37, 38, 39):
+        batches(file := Kept(LONG), 16, done=done)
+        read.append(file.all)
+    assert read == [611, 611, 611 - 32, 611 - 8 * 32, 35, 35, 0]
 
 
 @pytest.mark.parametrize("batch_size", [32, "full"])

@@ -372,6 +372,14 @@ def windows(m: int, n_x: int, batch_size: int, *, seed: int, epoch: int, shuffle
         yield Window(runs, generator.permutation(size) if shuffle else np.arange(size))
 
 
+def _left(order: Iterator[Window], batch_size: int, done: int) -> Iterator[Window]:
+    """Yield what is left of the windows after so many batches of them."""
+    for window in order:
+        if done * batch_size < window.order.size:
+            yield window._replace(order=window.order[done * batch_size :])
+        done -= min(done, -(-window.order.size // batch_size))
+
+
 def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
     """Yield from `items`, making up to `depth` of them in advance on another thread."""
     end = object()
@@ -514,18 +522,21 @@ class Examples:
             return Batch([Piece(self.rows, self.Y, self.weight)], self.source.n_examples)
         return Batch(_Reread(self), self.source.n_examples)
 
-    def batches(self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True) -> Generator[Batch, None, None]:
+    def batches(
+        self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True, done: int = 0
+    ) -> Generator[Batch, None, None]:
         """Yield the epoch's batches of `batch_size` columns; the last of each window may be smaller.
 
-        Each is to be done with when the next is asked for. A pass that is left before its end should be closed.
+        Each is to be done with when the next is asked for. A pass that is left before its end should be closed; one
+        that goes on from there leaves out the batches `done`, and does not read the windows that are.
         """
-        if batch_size >= self.source.n_examples:
+        if batch_size < self.source.n_examples:
+            yield from self.ordered(batch_size, seed=seed, epoch=epoch, shuffle=shuffle, done=done)
+        elif not done:
             yield self.whole()
-        else:
-            yield from self.ordered(batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
 
     def ordered(
-        self, batch_size: int, *, seed: int, epoch: int, shuffle: bool, under_way: int = 3
+        self, batch_size: int, *, seed: int, epoch: int, shuffle: bool, under_way: int = 3, done: int = 0
     ) -> Generator[Batch, None, None]:
         """Yield the epoch's batches in order, also when one holds all examples and its order does not matter.
 
@@ -533,13 +544,13 @@ class Examples:
         """
         if self.feed is not None:
             columns = min(batch_size, self.source.n_examples)
-            batches = self.feed.host.ordered(batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+            batches = self.feed.host.ordered(batch_size, seed=seed, epoch=epoch, shuffle=shuffle, done=done)
             yield from self.feed.batches(batches, columns, under_way)
             return
         order = windows(
             self.source.n_examples, self.source.n_features, batch_size, seed=seed, epoch=epoch, shuffle=shuffle
         )
-        read = (self._window(window) for window in order)
+        read = (self._window(window) for window in _left(order, batch_size, done))
         for rows, Y, weight, numbers in read if self.rows is not None else self.in_advance(read):
             count = int(numbers.shape[0])
             for start in range(0, count, batch_size):
