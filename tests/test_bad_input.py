@@ -989,7 +989,7 @@ LOADING = [
         "a checkpoint of other data",
         lambda has: fit(X + 1, checkpoint=has.checkpoint),
         CheckpointError,
-        r"belongs to another fit: .*\bdata\b.*Repeat that call, or name another file\.$",
+        r"belongs to another fit: X differs\. Repeat that call, or name another file\.$",
     ),
     case(
         "a checkpoint of other arguments",

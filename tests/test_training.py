@@ -23,6 +23,7 @@ import pytest
 
 import xpnet
 from xpnet import data, files
+from xpnet.checkpoint import Kept
 from xpnet.device import to_host
 from xpnet.errors import (
     ArgumentError,
@@ -33,7 +34,6 @@ from xpnet.errors import (
     ScaleWarning,
     ShapeError,
 )
-from xpnet.training import Kept
 
 ROOT = Path(__file__).parents[1]
 
@@ -955,27 +955,27 @@ def test_a_file_gives_the_network_that_memory_gives(descent, memmaps):
 
 
 OTHER_DATA = {
-    "another X": (lambda X, Y: (X + 1e-3, Y), "data was"),
-    "another Y": (lambda X, Y: (X, 1 - Y), "data was"),
+    "another X": (lambda X, Y: (X + 1e-3, Y), "another fit: X differs. Repeat"),
+    "another Y": (lambda X, Y: (X, 1 - Y), "another fit: Y differs. Repeat"),
     "fewer examples": (lambda X, Y: (X[:, :80], Y[:80]), "examples was 90, is 80"),
 }
 OTHER_ARGUMENTS = {
     "activation": ({"activation": "tanh"}, "activation was relu, is tanh"),
     "batch_size": ({"batch_size": 16}, "batch_size was 32, is 16"),
-    "class_weight": ({"class_weight": "balanced"}, "data was"),
+    "class_weight": ({"class_weight": "balanced"}, "weighting differs"),
     "dtype": ({"dtype": "float64"}, "dtype was float32, is float64"),
     "hidden": ({"hidden": 7}, r"sizes was \[3, 6, 1\], is \[3, 7, 1\]"),
-    "initial": ({"initial": start((3, 6, 1))}, "initial was"),
+    "initial": ({"initial": start((3, 6, 1))}, "initial differs"),
     "l2": ({"l2": 0.5}, r"l2 was 0\.0, is 0\.5"),
     "learning_rate": ({"learning_rate": 0.5}, r"learning_rate was 0\.001, is 0\.5"),
     "optimizer": ({"optimizer": "momentum", "learning_rate": 1e-3}, "optimizer was adam, is momentum"),
     "patience": ({"patience": 3}, "patience was None, is 3"),
     "random_state": ({"random_state": 5}, "random_state was 0, is 5"),
-    "sample_weight": ({"sample_weight": np.arange(90)}, "data was"),
+    "sample_weight": ({"sample_weight": np.arange(90)}, "weighting differs"),
     "standardize": ({"standardize": True}, "standardize was False, is True"),
     "task": ({"task": "regression"}, "task was binary, is regression"),
     "tol": ({"tol": 0.5}, r"tol was 0\.0001, is 0\.5"),
-    "validation_data": ({"validation_data": problem(seed=1)}, "validation was None"),
+    "validation_data": ({"validation_data": problem(seed=1)}, "validation examples was None, is 90"),
 }
 
 
@@ -995,7 +995,7 @@ def test_a_checkpoint_of_other_arguments_is_refused_by_their_names(change, named
 
 def test_a_checkpoint_of_other_validation_data_of_the_same_size_is_refused(checkpoint):
     fit(*problem(), checkpoint=checkpoint, validation_data=problem(seed=1))
-    with pytest.raises(CheckpointError, match="validation was"):
+    with pytest.raises(CheckpointError, match="validation X differs; validation Y differs"):
         fit(*problem(), checkpoint=checkpoint, validation_data=problem(seed=2))
 
 

@@ -345,7 +345,8 @@ class Engine:
             return np.array(self._outward(value) if value is self._theta else value)
         ours = self._update is not None and value is self._update.memory
         parts = (self._outward(part) if ours and np.ndim(part) else part for part in value)
-        copies: Any = (part if isinstance(part, int) else np.array(part) for part in parts)
+        numbers = bool, int, float
+        copies: Any = (part if type(part) in numbers else np.array(part) for part in parts)
         return type(value)(*copies)
 
     def cost(self, layers: Sequence[Layer], pieces: Iterable[Piece]) -> Array:

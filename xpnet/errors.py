@@ -16,10 +16,11 @@
     │   ├── DeviceFailedError                    the device failed while it computed
     │   └── DeviceFullError      (MemoryError)   not even one column fits
     ├── FileFormatError          (ValueError)    a file is damaged, foreign or too new
-    ├── CheckpointError          (ValueError)    a checkpoint belongs to another fit
+    ├── CheckpointError          (ValueError)    a checkpoint belongs to another fit, or is in its hands
     └── MissingPackageError      (ImportError)   an optional package is needed, and which extra brings it
 
     XpnetWarning                 (UserWarning)
+    ├── CheckpointWarning                        a checkpoint could not be written, or not be locked
     ├── DeviceFallbackWarning                    CUDA was asked for, the CPU is used
     ├── DeviceMemoryWarning                      memory ran out, fewer columns are taken at once
     ├── DeviceSpeedWarning                       a GPU is used in a slower way than it allows
@@ -95,7 +96,7 @@ class FileFormatError(XpnetError, ValueError):
 
 
 class CheckpointError(XpnetError, ValueError):
-    """A checkpoint belongs to another fit: other data or other arguments."""
+    """A checkpoint belongs to another fit: other data, other arguments, or one that is running."""
 
 
 class MissingPackageError(XpnetError, ImportError):
@@ -104,6 +105,10 @@ class MissingPackageError(XpnetError, ImportError):
 
 class XpnetWarning(UserWarning):
     """Base of everything that xpnet warns of."""
+
+
+class CheckpointWarning(XpnetWarning):
+    """A checkpoint could not be written, and training goes on; or nothing can keep another fit from it."""
 
 
 class DeviceFallbackWarning(XpnetWarning):

@@ -23,13 +23,14 @@ from xpnet import data, optimizers, targets
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.arguments import choice, real, true_or_false, whole
+from xpnet.checkpoint import Kept
 from xpnet.device import Place
 from xpnet.errors import ArgumentError, DeviceMismatchError, MissingPackageError, TargetError
 from xpnet.network import Network
 from xpnet.optimizers import Optimizer
 from xpnet.schedules import Schedule
 from xpnet.targets import Task
-from xpnet.training import Kept, fit
+from xpnet.training import fit
 from xpnet.typing import Array
 
 try:

@@ -5,8 +5,8 @@ import os
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import pairwise
@@ -19,7 +19,6 @@ from xpnet import (
     data,
     diagnosis,
     engine,
-    files,
     frames,
     heads,
     initializers,
@@ -28,25 +27,26 @@ from xpnet import (
     progress,
     targets,
 )
+from xpnet import checkpoint as checkpoints
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.arguments import file_path, real, refuse_unknown, true_or_false, whole
 from xpnet.callbacks import Callback, EpochView, FitView, Hooks, hooks
+from xpnet.checkpoint import Beginning, Every, Kept, Standing, Stops, Terminated
 from xpnet.data import Examples, Loader
 from xpnet.device import Place
 from xpnet.diagnosis import Diagnosis, Finding
 from xpnet.engine import Engine
 from xpnet.errors import (
     ArgumentError,
-    CheckpointError,
+    CheckpointWarning,
     DataError,
     DivergedError,
-    FileFormatError,
     ScaleWarning,
     ShapeError,
 )
 from xpnet.features import Features, Plan, planned
-from xpnet.network import Network, history_arrays, prepared, take_history
+from xpnet.network import Network, prepared
 from xpnet.optimizers import Optimizer
 from xpnet.schedules import Schedule, Waiting, described
 from xpnet.targets import Task
@@ -128,8 +128,8 @@ def fit(
     tf32: bool = False,
     callbacks: Callback | Sequence[Callback] = (),
     verbose: bool | Literal["auto"] = "auto",
-    checkpoint: "str | os.PathLike[str] | Kept | None" = None,
-    checkpoint_every: float = 60,
+    checkpoint: str | os.PathLike[str] | Kept | None = None,
+    checkpoint_every: float | str = 60,
     **unknown: Never,
 ) -> Network:
     """Train a network by gradient descent from the ten equations, and return it.
@@ -194,14 +194,18 @@ def fit(
     verbose : bool or "auto"
         Whether to show a progress bar; auto does on a terminal and in a notebook.
     checkpoint : path or Kept, optional
-        Where to write the state of training; an existing one is resumed.
-    checkpoint_every : float
-        Seconds between checkpoints; they are written at the ends of epochs.
+        Where to write the state of training. The same call again goes on from it, bit for bit, whatever ended the
+        process; only one process at a time may. While it cannot be written, as on a full disk, training goes on with a
+        `CheckpointWarning`, and what is there stays.
+    checkpoint_every : float or str
+        How far checkpoints are apart: seconds, also within an epoch; ``"epoch"``; or steps, such as ``"500 steps"``.
+        The last is written when training ends.
 
     Returns
     -------
     Network
-        Ctrl-C returns the network so far, with ``net.stop_reason == "interrupted"``.
+        Ctrl-C returns the network so far, with ``net.stop_reason == "interrupted"``. With `checkpoint` the step under
+        way is ended and the state written first; another Ctrl-C, a second later, does not wait for the step.
 
     Raises
     ------
@@ -214,7 +218,10 @@ def fit(
     DivergedError
         The cost or the parameters left the finite numbers.
     CheckpointError
-        The checkpoint belongs to other data or other arguments.
+        The checkpoint belongs to other data or other arguments, or is in use by another process.
+    SystemExit
+        SIGTERM came, in the main thread and where nobody else listens to it: the checkpoint is written first, and the
+        exit code is 143. Without `checkpoint`, SIGTERM does what it always does.
 
     References
     ----------
@@ -247,15 +254,12 @@ def fit(
         patience=None if patience is None else whole("patience", patience, low=1),
         callbacks=hooks(callbacks),
         show=progress.wanted(verbose),
-        checkpoint=checkpoint
-        if checkpoint is None or isinstance(checkpoint, Kept)
-        else file_path("checkpoint", checkpoint),
-        checkpoint_every=real("checkpoint_every", checkpoint_every, low=0.0),
+        checkpoint=_checkpoint(checkpoint),
+        checkpoint_every=checkpoints.every(checkpoint_every),
     )
     threads = None if threads is None else whole("threads", threads, low=1)
     fraction = real("validation_fraction", validation_fraction, low=0.0, below=1.0)
-    saved = _saved(options.checkpoint)
-    seed = _seed(random_state, saved)
+    seed = _seed(random_state, options.checkpoint)
     units = _hidden(hidden)
     standardize, tf32 = true_or_false("standardize", standardize), true_or_false("tf32", tf32)
 
@@ -283,6 +287,7 @@ def fit(
     of_scale = _warned_of_scale(source, labels, kind, standardized=scaling is not None)
 
     with (
+        _locked(options.checkpoint),
         place.active(),
         engine.running(
             place,
@@ -321,8 +326,7 @@ def fit(
                 scaling=scaling,
             ),
         )
-        if saved is not None:
-            (training_run.go_on if isinstance(checkpoint, Kept) else training_run.resume)(*saved)
+        training_run.go_on()
         loaded = time.perf_counter()
         training_run.run()
         return training_run.diagnosed(
@@ -330,28 +334,6 @@ def fit(
             start,
             of_scale,
         )
-
-
-@dataclass
-class Kept:
-    """A checkpoint that is no file: where training stood at the end of one `fit`, for another to go on from.
-
-    Given as ``checkpoint=``, it is gone on from, if it holds a state, and then holds the state that training ended in.
-    A file belongs to one fit that was cut short; this is for fits that follow each other, whose data and arguments may
-    differ, but for what the state is made of: the network's sizes, activation and task, and the optimizer. With the
-    same X and Y, fits of 10 and of 20 epochs give the same bits as one of 20.
-
-    Attributes
-    ----------
-    state : tuple of two dicts, or None
-        The arrays and the metadata of a checkpoint, on the host; None before the first fit has ended.
-    """
-
-    state: tuple[dict[str, Any], dict[str, Any]] | None = None
-
-    def __str__(self) -> str:
-        """Return how messages call this."""
-        return "in memory"
 
 
 # The parts of `fit` ---------------------------------------------------------------------------------------------------
@@ -369,7 +351,7 @@ class _Options:
     callbacks: tuple[Hooks, ...]
     show: bool
     checkpoint: str | Kept | None
-    checkpoint_every: float
+    checkpoint_every: Every
 
 
 def _loaded(loader: Loader, Y: Any) -> tuple[Any, Any]:
@@ -408,24 +390,24 @@ def _check_count(sizes: tuple[int, ...]) -> None:
         )
 
 
-def _saved(path: str | Kept | None) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return the arrays and the metadata of the checkpoint, when there is one; its folder must be there to write to."""
-    if path is None:
-        return None
-    if isinstance(path, Kept):
-        return None if path.state is None else (dict(path.state[0]), path.state[1])
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise ArgumentError(f"checkpoint must be a file in a folder that exists; there is no {folder}. Make it first.")
-    return files.read(path, kind="checkpoint") if os.path.exists(path) else None
+def _checkpoint(checkpoint: Any) -> str | Kept | None:
+    if checkpoint is None or isinstance(checkpoint, Kept):
+        return checkpoint
+    return os.path.abspath(file_path("checkpoint", checkpoint))
 
 
-def _seed(random_state: Any, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> int:
-    if random_state is None:
-        if saved is not None and isinstance(theirs := saved[1].get("random_state"), int):
-            return max(theirs, 0)
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    return whole("random_state", random_state, low=0)
+def _locked(checkpoint: str | Kept | None) -> AbstractContextManager[None]:
+    return checkpoints.locked(checkpoint) if isinstance(checkpoint, str) else nullcontext()
+
+
+def _seed(random_state: Any, checkpoint: str | Kept | None) -> int:
+    """Return the seed given, or that of the checkpoint to go on from, or a new one."""
+    # What is wrong with the checkpoint is said before the data is looked at, which may take its time.
+    with _locked(checkpoint):
+        theirs = None if checkpoint is None else checkpoints.seed_of(checkpoint)
+    if random_state is not None:
+        return whole("random_state", random_state, low=0)
+    return int(np.random.SeedSequence().generate_state(1)[0]) if theirs is None else theirs
 
 
 def _source(
@@ -534,42 +516,38 @@ def _warned_of_scale(source: data.Source, labels: Any, kind: Task, *, standardiz
     return found
 
 
-_THETAS = ("theta", "best_theta")
-
-
-def _crc(array: Array, checksum: int = 0) -> int:
-    return zlib.crc32(np.ascontiguousarray(devices.to_host(array)).tobytes(), checksum)
-
-
-def _checksum(examples: Examples) -> int:
-    """Return a number that other examples will hardly have: of some of X, of all of Y and of the weights."""
-    checksum = examples.source.n_examples
-    arrays = [*data.sample(examples.source), examples.Y, *([] if examples.weight is None else [examples.weight])]
+def _checksum(*arrays: Array, dtype: str) -> str:
+    """Return eight characters that arrays of other numbers will hardly have, wherever they are."""
+    checksum = 0
     for array in arrays:
-        checksum = _crc(array, checksum)
-    return checksum
+        host = devices.to_host(array).astype(dtype)
+        checksum = zlib.crc32(np.ascontiguousarray(host).tobytes(), checksum)
+    return f"{checksum:08x}"
 
 
-_STRUCTURE = ("sizes", "activation", "task", "optimizer", "optimizer settings")
-"""What the state of training is made of: of the fingerprint, all that a `Kept` one shares with the fit that goes on."""
+def _checksums(examples: Examples | None, name: str = "") -> dict[str, str | None]:
+    """Return the checksums of some of X, of all of Y and of the weights."""
+    if examples is None:
+        return dict.fromkeys(f"{name}{part}" for part in ("X", "Y", "weighting"))
+    weights = [] if examples.weight is None else [examples.weight]
+    with np.errstate(all="ignore"):
+        return {
+            f"{name}X": _checksum(*data.sample(examples.source), dtype=examples.dtype),
+            f"{name}Y": _checksum(examples.Y, dtype=examples.dtype),
+            f"{name}weighting": _checksum(*weights, dtype=examples.dtype) if weights else None,
+        }
 
-_STEERING = {"learning_rate", "patience", "tol", "initial", "random_state"}
-"""What of the fingerprint leaves the cost the same function of the parameters."""
 
-
-def _nothing(value: Any) -> None:
-    """Keep nothing of `value`."""
+_NO_COSTS = np.zeros(0)
 
 
 def _silent() -> None:
     """Show nothing of an epoch."""
 
 
-class _Boundary(NamedTuple):
-    """Where training stood when an epoch ended: what a checkpoint holds, with as much of the history."""
+class _Ended(NamedTuple):
+    """What was known when an epoch ended, which a Ctrl-C while the next is noted goes back to."""
 
-    theta: Array
-    memory: Any
     best_theta: Array
     best_cost: float
     best_epoch: int
@@ -606,75 +584,100 @@ class _Training:
         self.best_theta, self.best_cost, self.best_epoch = theta, math.inf, -1
         self.reference, self.waited, self.waiting = math.inf, 0, Waiting()
         self.given_back: Network | None = None  # by a callback, to be returned
-        self.stop_reason, self.steps, self.written = "", 0, time.monotonic()
+        self.stop_reason, self.steps, self.stops = "", 0, Stops()
+        self.ended = self._ended()
+        # Of the epoch under way: its steps' costs that were taken from the engine, their columns, and when it began.
+        self.costs, self.begun = _NO_COSTS, time.perf_counter()
+        self.met: list[int] = []
+        # When the last checkpoint was due, whether it could not be written, and what the file holds.
+        self.due, self.due_steps, self.unwritten = time.monotonic(), 0, False
+        self.filed: tuple[int, int] | None = None
         self.fingerprint = self._fingerprint() if options.checkpoint is not None else {}
-        self.ended = self._boundary()
 
     @property
     def epoch(self) -> int:
         """The epochs ended so far."""
         return len(self.history["cost"])
 
+    @property
+    def done(self) -> int:
+        """The steps of the epoch under way."""
+        return self.steps - self.ended.steps
+
     def run(self) -> None:
         """Go through epochs until there is a reason to stop; Ctrl-C is one."""
-        with ExitStack() as ends:
-            self._run(ends)
+        kept = isinstance(self.options.checkpoint, Kept)  # which SIGTERM does not spare
+        heard = nullcontext() if self.options.checkpoint is None else self.stops.heard(sigterm=not kept)
+        with heard, ExitStack() as ends:
+            try:
+                self._begin(ends)
+                self._epochs()
+            except KeyboardInterrupt:
+                self._go_back()
+            except Terminated:
+                self._go_back()
+                self._write_checkpoint(or_else="What was trained since the one before is lost.")
+                raise
+            self._write_checkpoint(or_else="What was trained since the one before is in the network alone: save that.")
 
-    def _run(self, ends: ExitStack) -> None:
-        try:
-            self._begin(ends)
-            bar = progress.bar(self.options.epochs, self.history) if self.options.show else nullcontext(_silent)
-            with bar as tell:
-                while not self.stop_reason and self.epoch < self.options.epochs:
-                    self._one_epoch()
-                    tell()
-                    if time.monotonic() - self.written >= self.options.checkpoint_every:
-                        self._write_checkpoint()
-            self.stop_reason = self.stop_reason or "epochs"
-        except KeyboardInterrupt:
-            # Steps of the epoch that was cut short are kept in the network, and done again from a checkpoint.
-            self.stop_reason = "interrupted"
-            _, _, self.best_theta, self.best_cost, self.best_epoch, *_ = self.ended
-            for values in self.history.values():
-                del values[self.ended.epochs :]
-        self._write_checkpoint()
+    def _epochs(self) -> None:
+        bar = progress.bar(self.options.epochs, self.history) if self.options.show else nullcontext(_silent)
+        with bar as tell:
+            while not self.stop_reason and self.epoch < self.options.epochs:
+                self._one_epoch()
+                tell()
+        self.stop_reason = self.stop_reason or "epochs"
 
-    def _boundary(self) -> _Boundary:
-        kept = self.engine.kept if self.options.checkpoint is not None else _nothing
-        return _Boundary(
-            kept(self.theta),
-            kept(self.memory),
-            self.best_theta,
-            self.best_cost,
-            self.best_epoch,
-            self.reference,
-            self.waited,
-            self.steps,
-            self.epoch,
+    def _ended(self) -> _Ended:
+        return _Ended(
+            self.best_theta, self.best_cost, self.best_epoch, self.reference, self.waited, self.steps, self.epoch
         )
 
+    def _go_back(self) -> None:
+        """Forget what was noted of an epoch that was cut short; its steps are kept."""
+        self.stop_reason = "interrupted"
+        self.best_theta, self.best_cost, self.best_epoch, self.reference, self.waited, *_ = self.ended
+        for values in self.history.values():
+            del values[self.ended.epochs :]
+
     def _one_epoch(self) -> None:
-        begun = time.perf_counter()
         rate = self.options.optimizer.rate(self.epoch, self.waiting)
-        with closing(self.examples.batches(self.columns, seed=self.seed, epoch=self.epoch)) as batches:
+        if not self.done:
+            self.begun = time.perf_counter()
+        watched = isinstance(self.options.checkpoint, str)
+        batches = self.examples.batches(self.columns, seed=self.seed, epoch=self.epoch, done=self.done)
+        with closing(batches):
             for batch in batches:
                 share = self.options.l2 * batch.columns / self.weight_sum
-                self.theta, self.memory = self.engine.step(
-                    self.options.optimizer, self.theta, self.memory, batch, rate=rate, l2=share
-                )
-                self.steps += 1
-        costs, columns = self.engine.take_costs()  # the one wait for the device in an epoch
-        cost = float(costs[0] if len(costs) == 1 else np.average(costs, weights=columns))
+                with self.stops:
+                    self.theta, self.memory = self.engine.step(
+                        self.options.optimizer, self.theta, self.memory, batch, rate=rate, l2=share
+                    )
+                    self.steps += 1
+                if watched and self._is_due():
+                    self._write_checkpoint()
+        self._take_costs()  # the one wait for the device in an epoch
+        cost = float(self.costs[0] if len(self.costs) == 1 else np.average(self.costs, weights=self.met))
         self._check_finite("cost", cost, rate)
         validation_cost = self._validation_cost()
         self._check_finite("validation cost", validation_cost, rate)
-        self._note(cost, validation_cost, rate, time.perf_counter() - begun)
-        self.ended = self._boundary()
+        self._note(cost, validation_cost, rate, time.perf_counter() - self.begun)
+        self.ended = self._ended()
+        self.costs, self.met = _NO_COSTS, []
         if self.options.callbacks:
             view = EpochView(self.epoch - 1, cost, validation_cost, rate, self.history["seconds"][-1], self.network)
             # Every callback is called, also after one has asked to stop.
             if any([each.on_epoch_end(view) is True for each in self.options.callbacks]):  # noqa: C419
                 self.stop_reason = "callback"
+        if watched and (self.options.checkpoint_every.epoch or self._is_due()):
+            self._write_checkpoint()
+
+    def _take_costs(self) -> None:
+        """Bring the costs of the epoch's steps up to date, which waits for the device."""
+        with self.stops:
+            costs, columns = self.engine.take_costs()
+            self.costs = np.concatenate([self.costs, costs]) if self.met else costs
+            self.met += columns
 
     def _begin(self, ends: ExitStack) -> None:
         """Tell the callbacks that the fit begins, and see that those that heard it will be told how it ended."""
@@ -789,140 +792,107 @@ class _Training:
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
+    def standing(self) -> Standing:
+        """Return where training stands, to be written to a file or kept: nothing in it changes afterwards."""
+        self._take_costs()
+        return Standing(
+            theta=self.engine.kept(self.theta),
+            memory=self.engine.kept(self.memory),
+            steps=self.steps,
+            history={key: values[: self.ended.epochs] for key, values in self.history.items()},
+            costs=self.costs[: self.done],  # none once the epoch has ended, also before they are forgotten
+            columns=np.asarray(self.met[: self.done], dtype=np.int64),
+            seconds=time.perf_counter() - self.begun if self.done else 0.0,
+            best_theta=self.best_theta,
+            best_cost=self.best_cost,
+            best_epoch=self.best_epoch,
+            reference=self.reference,
+            waited=self.waited,
+        )
+
+    def resume(self, at: Standing) -> None:
+        """Go on from where training stood."""
+        self.theta, self.memory, self.steps = at.theta, at.memory, at.steps
+        self.best_theta, self.best_cost, self.best_epoch = at.best_theta, at.best_cost, at.best_epoch
+        self.reference, self.waited = at.reference, at.waited
+        self.history = {key: list(values) for key, values in at.history.items()}
+        monitored = self.history["validation_cost"] or self.history["cost"]
+        self.waiting = reduce(self.options.optimizer.after, monitored, Waiting())
+        if at.reference == math.inf:  # what was measured is forgotten
+            self.waiting = Waiting(reductions=self.waiting.reductions)
+        self.ended = self._ended()._replace(steps=at.steps - len(at.costs))
+        self.costs, self.met, self.begun = at.costs, at.columns.tolist(), time.perf_counter() - at.seconds
+        # Only what ended by itself stays ended: more epochs, or another Ctrl-C, are up to the caller.
+        if self.options.patience is not None and self.waited >= self.options.patience:
+            self.stop_reason = "patience"
+
+    def go_on(self) -> None:
+        """Go on from the checkpoint, when it holds anything; exceptions are those of `xpnet.checkpoint.read`."""
+        it, how = self.options.checkpoint, self.options.optimizer
+        if it is not None and checkpoints.is_there(it):
+            validated = self.validation is not None
+            begin = Beginning(self.fingerprint, self.standing(), self.place, validated, how.full_batch)
+            self.resume(checkpoints.read(it, begin))
+            self.due_steps, self.filed = self.steps, (self.steps, self.epoch)
+
+    def _is_due(self) -> bool:
+        every = self.options.checkpoint_every
+        return self.steps - self.due_steps >= every.steps or time.monotonic() - self.due >= every.seconds
+
+    def _write_checkpoint(self, *, or_else: str = "") -> None:
+        """Write where training stands; when that fails, as on a full disk, warn of it and of what follows."""
+        it = self.options.checkpoint
+        if it is None or not self.stops.whole or self.filed == (self.steps, self.epoch):
+            return
+        self.due, self.due_steps = time.monotonic(), self.steps
+        at = self.standing()
+        # Who diverges within an epoch is told at its end, and has the checkpoint before until then.
+        if not (np.isfinite(at.costs).all() and np.isfinite(devices.to_host(at.theta)).all()):
+            return
+        with self.stops:
+            try:
+                checkpoints.write(it, at, self.fingerprint)
+                self.filed, self.unwritten = (self.steps, self.epoch), False
+            except OSError as error:
+                self._warn_of_unwritten(error, or_else)
+
+    def _warn_of_unwritten(self, error: OSError, or_else: str) -> None:
+        if self.unwritten and not or_else:
+            return  # once is enough while training goes on
+        self.unwritten = True
+        warnings.warn(
+            f"The checkpoint {self.options.checkpoint} could not be written: {error.strerror}. "
+            + (or_else or "Training goes on and will try again: make room, or mend what is wrong with the disk."),
+            CheckpointWarning,
+            stacklevel=5 if or_else else 7,  # whoever called fit: it is in its run, or in an epoch of that
+        )
+
     def _fingerprint(self) -> dict[str, Any]:
         """Return what a checkpoint must share with the fit that resumes it, as JSON has it."""
         it, how = self.options, self.options.optimizer
         blank = self.network()
+        rate = described(how.learning_rate)
+        if rate == "a function":
+            rate = f"a function, {how.rate(0)} at first"
         return {
             "sizes": list(self.sizes),
             "activation": blank.activation.name,
             "task": blank.task,
             "optimizer": how.name,
             "optimizer settings": list(how.settings),
-            "learning_rate": described(how.learning_rate),
+            "learning_rate": rate,
             "l2": it.l2,
             "batch_size": self.columns,
             "tol": it.tol,
             "patience": it.patience,
-            "validation": None if self.validation is None else _checksum(self.validation),
             "standardize": self.examples.scaling is not None,
             "dtype": self.examples.dtype,
             "examples": self.examples.source.n_examples,
-            "data": _checksum(self.examples),
-            "initial": _crc(self.theta),
+            "validation examples": None if self.validation is None else self.validation.source.n_examples,
             "random_state": self.seed,
+            "checksums": {
+                **_checksums(self.examples),
+                **_checksums(self.validation, "validation "),
+                "initial": _checksum(self.theta, dtype=self.examples.dtype),
+            },
         }
-
-    def _write_checkpoint(self) -> None:
-        """Write where the last whole epoch ended."""
-        if self.options.checkpoint is None:
-            return
-        at = self.ended
-        state = {f"optimizer.{key}": value for key, value in at.memory._asdict().items()}
-        tensors = {"theta": at.theta, "best_theta": at.best_theta} | {
-            key: value for key, value in state.items() if not isinstance(value, int)
-        }
-        finite = {"best_cost": at.best_cost, "reference": at.reference}
-        arrays = {key: devices.to_host(value) for key, value in tensors.items()} | history_arrays(
-            {key: values[: at.epochs] for key, values in self.history.items()}
-        )
-        metadata = {
-            "fingerprint": self.fingerprint,
-            "random_state": self.seed,
-            "numbers": {key: value for key, value in state.items() if isinstance(value, int)},
-            "best_epoch": at.best_epoch,
-            "waited": at.waited,
-            "steps": at.steps,
-        } | {key: value if math.isfinite(value) else None for key, value in finite.items()}
-        if isinstance(self.options.checkpoint, Kept):
-            self.options.checkpoint.state = arrays, metadata
-        else:
-            files.write(self.options.checkpoint, arrays, metadata, kind="checkpoint")
-        self.written = time.monotonic()
-
-    def go_on(self, tensors: dict[str, Any], found: dict[str, Any]) -> None:
-        """Go on from what `Kept` holds; what was measured of another cost is measured anew.
-
-        Raises
-        ------
-        CheckpointError
-            It is the state of another network or another optimizer, or has no validation costs where some are wanted.
-        """
-        theirs = found["fingerprint"]
-        self._check_fingerprint(theirs, _STRUCTURE)
-        if self.validation is None:
-            tensors |= history_arrays({"validation_cost": []})
-        elif theirs["validation"] is None:
-            raise CheckpointError(
-                "Validation must be there from the first epoch on; the training to go on from had none. Leave it out, "
-                "or start anew."
-            )
-        self._take(tensors, found)
-        if any(self.fingerprint[key] != theirs[key] for key in self.fingerprint.keys() - _STEERING):
-            self.best_theta, self.best_cost, self.best_epoch, self.reference = self.theta, math.inf, -1, math.inf
-            self.waited, self.waiting = 0, Waiting(reductions=self.waiting.reductions)
-            if self.options.optimizer.full_batch:  # which remembers the cost and the gradient where it stands
-                self.memory = self.options.optimizer.init(self.theta, xp=self.xp)
-        if self.options.patience is not None and self.waited >= self.options.patience:
-            self.waited = 0  # it is the caller who asks for more
-        self.ended = self._boundary()
-
-    def resume(self, tensors: dict[str, Any], found: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
-
-        Raises
-        ------
-        CheckpointError
-            It was written for other data or with other arguments; they are named.
-        FileFormatError
-            It is damaged.
-        """
-        try:
-            self._check_fingerprint(found["fingerprint"])
-            self._take(tensors, found)
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise FileFormatError(
-                f"{self.options.checkpoint} is not a whole checkpoint ({type(error).__name__}: {error}). "
-                "Delete it to start anew."
-            ) from error
-        self.ended = self._boundary()
-        # Only what ended by itself stays ended: more epochs, or another Ctrl-C, are up to the caller.
-        if self.options.patience is not None and self.waited >= self.options.patience:
-            self.stop_reason = "patience"
-
-    def _take(self, tensors: dict[str, Any], found: dict[str, Any]) -> None:
-        """Put the checkpoint's state in place of this one, when it is as large as this one."""
-        history = take_history(tensors)
-        at = {key: self.place.asarray(value, dtype=self.examples.dtype) for key, value in tensors.items()}
-        kept = found["numbers"] | at
-        memory = type(self.memory)(*(kept[f"optimizer.{key}"] for key in self.memory._fields))
-        for ours, theirs in [*zip(self.memory, memory, strict=True), *((self.theta, at[key]) for key in _THETAS)]:
-            # Of an array the last axis: L-BFGS remembers more and more rows.
-            if isinstance(ours, int) != isinstance(theirs, int) or np.shape(ours)[-1:] != np.shape(theirs)[-1:]:
-                raise ValueError(f"state of shape {np.shape(theirs)}")
-            if not bool(np.isfinite(devices.to_host(theirs)).all()):
-                raise ValueError("state that is not finite")
-        self.theta, self.best_theta = (at[key] for key in _THETAS)
-        self.memory = memory
-        self.history = {key: history[key] for key in self.history}
-        self.best_epoch = whole("best_epoch", found["best_epoch"], low=-1)
-        self.waited, self.steps = whole("waited", found["waited"], low=0), whole("steps", found["steps"], low=0)
-        self.best_cost = math.inf if found["best_cost"] is None else real("best_cost", found["best_cost"])
-        self.reference = math.inf if found["reference"] is None else real("reference", found["reference"])
-        self.waiting = reduce(self.options.optimizer.after, history["validation_cost"] or history["cost"], Waiting())
-        if len(history["validation_cost"]) != (0 if self.validation is None else self.epoch):
-            raise ValueError(f"a validation cost for {len(history['validation_cost'])} of {self.epoch} epochs")
-
-    def _check_fingerprint(self, theirs: dict[str, Any], keys: Iterable[str] | None = None) -> None:
-        ours = self.fingerprint
-        differing = [
-            f"{key} was {theirs.get(key)}, is {ours[key]}" for key in keys or ours if ours[key] != theirs.get(key)
-        ]
-        if differing:
-            mend = "start anew" if isinstance(self.options.checkpoint, Kept) else "name another file"
-            raise CheckpointError(
-                f"The checkpoint {self.options.checkpoint} belongs to another fit: {'; '.join(differing)}. Repeat that "
-                f"call, or {mend}."
-            )
