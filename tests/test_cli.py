@@ -11,13 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from functools import partial
 
 import numpy as np
 import pytest
 
 import xpnet
-from xpnet import activations, tables
+from xpnet import activations, files, tables
 from xpnet.activations import Activation
 from xpnet.cli import _split, main
 from xpnet.device import cuda_problem
@@ -568,6 +569,35 @@ def test_ctrl_c_keeps_the_network_so_far(flower):
     assert checkpoint.exists()
 
 
+@posix
+def test_sigterm_writes_the_checkpoint_and_the_same_command_goes_on(run, flower):
+    checkpoint, out, straight = (
+        flower.parent / name for name in ("run.ckpt", "net.safetensors", "straight.safetensors")
+    )
+    arguments = ("fit", flower, "--target", "color", "--patience", "none", "--random-state", 5, "--hidden", 8)
+    resumed = (*arguments, "--checkpoint", checkpoint)
+    with started(*resumed, "--epochs", 10**7, "--checkpoint-every", "epoch") as fit:
+        while not checkpoint.exists():
+            time.sleep(0.001)
+        fit.terminate()
+        said = fit.communicate()
+    assert (fit.returncode, said) == (143, ("", f"xpnet: terminated: the same command goes on from {checkpoint}.\n"))
+    tensors, _ = files.read(checkpoint, kind="checkpoint")
+    epochs = tensors["history.cost"].size + 2
+    run(*resumed, "--epochs", epochs, "--out", out)
+    run(*arguments, "--epochs", epochs, "--out", straight)
+    assert xpnet.load(out).history["cost"] == xpnet.load(straight).history["cost"]
+    np.testing.assert_array_equal(xpnet.load(out).W2, xpnet.load(straight).W2)
+
+
+@pytest.mark.parametrize("every", ["epoch", "3 steps", "0.01", "60"])
+def test_checkpoints_are_as_far_apart_as_asked(run, flower, every):
+    checkpoint = flower.parent / "run.ckpt"
+    arguments = ("--epochs", 2, "--checkpoint", checkpoint, "--checkpoint-every", every)
+    code, _, err = run("fit", flower, "--target", "color", *arguments)
+    assert (code, err, checkpoint.exists()) == (0, "", True)
+
+
 # features
 
 
@@ -1049,6 +1079,11 @@ WRONG = {
     "out over the data": (
         ["fit", "DATA", "--target", "color", "--out", "DATA"],
         "--out must be another file than the ones read; 'DATA' would be overwritten.",
+    ),
+    "checkpoints some time": (
+        ["fit", "DATA", "--target", "color", "--checkpoint", "HERE/run", "--checkpoint-every", "soon"],
+        '--checkpoint-every must be seconds, such as 60, "epoch" or a number of steps, such as "500 steps"; it is '
+        "'soon'.",
     ),
     "checkpoint in no folder": (
         ["fit", "DATA", "--target", "color", "--checkpoint", "HERE/no/run.ckpt"],

@@ -1,7 +1,7 @@
 """The command: `main` reads arguments, runs one of its commands, and says on one line what was wrong with them.
 
 Results go to stdout; progress, warnings and errors to stderr. The exit code is 0, 1 when a verification failed, 2 on
-bad input, 130 on Ctrl-C and 141 when nobody reads stdout any more.
+bad input, 130 on Ctrl-C, 141 when nobody reads stdout any more and 143 on SIGTERM, with a checkpoint written.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -29,9 +30,11 @@ import numpy.typing as npt
 
 import xpnet
 from xpnet import activations, datasets, features, files, heads, initializers, optimizers, plot, tables, targets
+from xpnet import checkpoint as checkpoints
 from xpnet import device as devices
 from xpnet.arguments import nearest, real, whole
 from xpnet.callbacks import EpochView
+from xpnet.checkpoint import Terminated
 from xpnet.device import DeviceInfo
 from xpnet.errors import ArgumentError, DataError, XpnetError, XpnetWarning
 from xpnet.network import Network, load
@@ -77,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, 1 when a verification failed, 2 on bad input, 130 on Ctrl-C, 141 when stdout was closed.
+        0, 1 when a verification failed, 2 on bad input, 130 on Ctrl-C, 141 when stdout was closed, 143 on SIGTERM.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -104,7 +107,11 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     command: Callable[[argparse.Namespace], int] = options.run
-    return command(options)
+    try:
+        return command(options)
+    except Terminated:  # only a fit with a checkpoint ends so
+        _say("terminated", f"the same command goes on from {options.checkpoint}.")
+        return 128 + signal.SIGTERM
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -257,7 +264,7 @@ def _doctor(options: argparse.Namespace) -> int:  # noqa: ARG001  # the commands
 
 _PASSED = (
     *("activation", "optimizer", "learning_rate", "l2", "batch_size", "epochs", "patience", "validation_fraction"),
-    *("class_weight", "dtype", "threads", "checkpoint"),
+    *("class_weight", "dtype", "threads", "checkpoint", "checkpoint_every"),
 )
 """The options that `fit` takes as they are."""
 
@@ -334,9 +341,8 @@ def _seed(options: argparse.Namespace) -> int:
     """Return the seed given, or that of the checkpoint to go on from, or a new one."""
     if options.random_state is not None:
         return whole("--random-state", options.random_state, low=0)
-    if options.checkpoint is not None and os.path.exists(options.checkpoint):
-        _, found = files.read(options.checkpoint, kind="checkpoint")
-        return whole("random_state in the checkpoint", found.get("random_state"), low=0)
+    if options.checkpoint is not None and (theirs := checkpoints.seed_of(options.checkpoint)) is not None:
+        return theirs
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
@@ -570,6 +576,13 @@ def _patience(text: str) -> int | None:
     return None if text.lower() == "none" else int(text)
 
 
+def _every(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 _number_or_word.__name__, _patience.__name__ = "whole number or word", "whole number"  # what argparse calls them
 
 
@@ -744,6 +757,9 @@ def _add_fit(commands: Any) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="FILE", help="where to write the network, such as net.safetensors")
     output.add_argument("--checkpoint", metavar="FILE", help="state of the training; an existing one is resumed")
+    _number(
+        output, "checkpoint-every", _every, f'seconds, epoch, or "500 steps" (default: {DEFAULTS["checkpoint_every"]})'
+    )
     output.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=_fit)
 
