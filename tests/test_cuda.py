@@ -7,6 +7,7 @@ run on one.
 
 import gc
 import math
+import shutil
 import sys
 import threading
 import types
@@ -20,7 +21,7 @@ from host_cuda import HostLauncher
 from simulated import SimulatedDevice
 
 import xpnet
-from xpnet import data, device, engine, optimizers
+from xpnet import data, device, engine, files, optimizers
 from xpnet.device import Place
 from xpnet.errors import (
     DeviceError,
@@ -309,6 +310,22 @@ def test_a_fit_through_the_ring_goes_on_from_its_checkpoint_as_if_never_interrup
     uninterrupted = fit(epochs=5)
     assert fit(epochs=5, checkpoint=tmp_path / "run", callbacks=interrupt).epochs_run < 5
     assert bits(fit(epochs=5, checkpoint=tmp_path / "run")) == bits(uninterrupted)
+
+
+@pytest.mark.parametrize("room", ["dressed", "too_small"])
+def test_an_epoch_is_gone_on_with_from_its_middle(room, order, request, tmp_path):
+    request.getfixturevalue(room)
+    path, middle = tmp_path / "run", tmp_path / "middle"
+
+    def keep(view):
+        if view.epoch == 1:
+            shutil.copyfile(path, middle)
+
+    options = {"epochs": 4, **TRAINING["all of these"]}
+    straight = fit(**options)
+    watched = fit(**options, checkpoint=path, checkpoint_every="7 steps", callbacks=keep)
+    assert files.read(middle, kind="checkpoint")[0]["epoch.costs"].size > 0
+    assert bits(watched) == bits(fit(**options, checkpoint=middle)) == bits(straight)
 
 
 def test_an_exception_of_a_callbacks_leaves_no_ring_behind(too_small):

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -445,8 +446,6 @@ def _remove(name: str) -> None:
 
 
 def _warn_of_no_locks(path: str, error: OSError) -> None:
-    import warnings
-
     warnings.warn(
         f"The checkpoint {path} is on a disk without locks ({error.strerror}), so nothing keeps another fit from "
         "writing over it. See to it that there is none.",
