@@ -31,9 +31,9 @@ _MATHS = "".join(
 
 _ONE_BY_ONE = """
 struct Three { int x, y, z; };
-static Three blockIdx, threadIdx, blockDim, gridDim;
+static thread_local Three blockIdx, threadIdx, blockDim, gridDim;  // fits on several threads share what is compiled
 #define __global__
-#define __shared__ static
+#define __shared__ static thread_local
 #define __syncthreads()
 """
 

@@ -89,6 +89,9 @@ class Standing(NamedTuple):
         memory = type(like.memory)(
             *(_as(ours, saved, place) for ours, saved in zip(like.memory, self.memory, strict=True))
         )
+        tables = {np.shape(part) for part in memory if np.ndim(part) == 2}
+        if len(tables) > 1:  # L-BFGS's steps and the changes that they made
+            raise ValueError(f"arrays of shapes {sorted(tables)} that belong together")
         theta, best_theta = (_as(like.theta, saved, place) for saved in (self.theta, self.best_theta))
         return self._replace(theta=theta, best_theta=best_theta, memory=memory)
 
@@ -122,12 +125,19 @@ def _on_host(part: Any) -> Any:
 
 
 def _as(ours: Any, saved: Any, place: Place) -> Any:
-    """Return what was saved as `ours` is: a number, or an array of that dtype."""
-    if isinstance(ours, int | float) and not isinstance(ours, np.generic):
-        return type(ours)(saved)
-    # Of an array the last axis: L-BFGS remembers more and more rows.
-    if not isinstance(saved, np.ndarray) or np.shape(saved)[-1:] != np.shape(ours)[-1:]:
-        raise ValueError(f"an array of shape {np.shape(saved)}, where {np.shape(ours)} is expected")
+    """Return what was saved as `ours` is: a number, or an array of finite numbers, of that dtype and size."""
+    if not hasattr(ours, "shape"):
+        number = saved.item() if isinstance(saved, np.ndarray) and saved.ndim == 0 else saved  # as a file has floats
+        if type(number) is not type(ours) or not math.isfinite(number):
+            raise ValueError(f"{saved!r:.40}, where {ours!r} is expected")
+        return number
+    expected, shape = tuple(ours.shape), np.shape(saved)
+    # Of a table the rows may be others: L-BFGS remembers more and more.
+    fits = shape == expected or (len(shape) == len(expected) == 2 and shape[1] == expected[1])
+    if not isinstance(saved, np.ndarray) or not fits:
+        raise ValueError(f"an array of shape {shape}, where {expected} is expected")
+    if not np.isfinite(saved).all():
+        raise ValueError("state that is not finite")
     return place.asarray(saved, dtype=devices.dtype_name(ours))
 
 
@@ -232,9 +242,7 @@ def read(checkpoint: "str | Kept", begin: Beginning) -> Standing:
         differing = _differing(found["fingerprint"], begin.fingerprint)
         standing = None if differing else _standing(tensors, found, begin)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise FileFormatError(
-            f"{checkpoint} is not a whole checkpoint ({type(error).__name__}: {error}). Delete it to start anew."
-        ) from error
+        raise _broken(checkpoint, error) from error
     if standing is None:
         raise CheckpointError(
             f"The checkpoint {checkpoint} belongs to another fit: {'; '.join(differing.values())}. Repeat that call, "
@@ -256,7 +264,16 @@ def seed_of(checkpoint: "str | Kept") -> int | None:
     if not os.path.exists(checkpoint):
         return None
     _, found = files.read(checkpoint, kind="checkpoint")
-    return whole("random_state in the checkpoint", found.get("random_state"), low=0)
+    try:
+        return whole("random_state", found.get("random_state"), low=0)
+    except ArgumentError as error:
+        raise _broken(checkpoint, error) from error
+
+
+def _broken(checkpoint: str, error: Exception) -> FileFormatError:
+    return FileFormatError(
+        f"{checkpoint} is not a whole checkpoint ({type(error).__name__}: {error!s:.200}). Delete it to start anew."
+    )
 
 
 def _standing(tensors: dict[str, Any], found: Mapping[str, Any], begin: Beginning) -> Standing:
@@ -265,8 +282,6 @@ def _standing(tensors: dict[str, Any], found: Mapping[str, Any], begin: Beginnin
     costs, columns = tensors["epoch.costs"], tensors["epoch.columns"]
     if costs.shape != columns.shape or costs.ndim != 1 or not np.isfinite(costs).all() or (columns < 1).any():
         raise ValueError(f"costs of shape {costs.shape} of columns of shape {columns.shape}, or no such numbers")
-    if not all(np.isfinite(tensors[key]).all() for key in ("theta", "best_theta")):
-        raise ValueError("parameters that are not finite")
     like = begin.standing
     standing = Standing(
         theta=tensors["theta"],
@@ -290,7 +305,9 @@ def _standing(tensors: dict[str, Any], found: Mapping[str, Any], begin: Beginnin
 
 def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
     """Return what of two fingerprints differs, as a message puts it."""
-    numbers = {key: f"{key} was {theirs.get(key)}, is {ours[key]}" for key in ours if ours[key] != theirs.get(key)}
+    numbers = {
+        key: f"{key} was {theirs.get(key)!s:.80}, is {ours[key]}" for key in ours if ours[key] != theirs.get(key)
+    }
     numbers.pop("checksums", None)
     arrays = ours["checksums"]
     return numbers | {key: f"{key} differs" for key in arrays if arrays[key] != theirs["checksums"].get(key)}
