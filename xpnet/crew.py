@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from xpnet.device import to_the_end
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -31,17 +33,26 @@ class Crew:
         self._threads = [threading.Thread(target=self._serve, name=f"xpnet-{i}", daemon=True) for i in range(1, size)]
 
     def __enter__(self) -> "Crew":
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # Ctrl-C while one starts
+            to_the_end(self._dismiss)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        to_the_end(self._dismiss)
+
+    def _dismiss(self) -> None:
+        """Let every thread that was started end, and wait for it."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def map(self, function: Callable[[S], T], items: Sequence[S]) -> list[T]:
         """Return ``[function(item) for item in items]``; an exception comes out once nobody works on it any more."""

@@ -208,33 +208,60 @@ HOST = Place(_NUMPY, "cpu", "cpu")
 class Setting:
     """A setting of the whole process, for all who need it at the same time.
 
-    The first to come sets it and the last to go puts back what was there, whichever threads they are in.
+    The first to come sets it and the last to go puts back what was there, whichever threads they are in; so does a
+    process that is forked meanwhile, of which they are no part. Ctrl-C changes none of it.
 
     Parameters
     ----------
     change : callable
-        ``change(value)`` sets it, and returns what puts it back.
+        ``change(value)`` sets it, and returns what puts it back, once or again.
     """
 
     def __init__(self, change: Callable[[Any], Callable[[], object]]) -> None:
         self._change, self._lock, self._users = change, threading.Lock(), 0
         self._put_back: Callable[[], object] | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
 
     @contextmanager
     def held(self, value: Any) -> Iterator[None]:
         """Hold the setting at a value, or at the one that somebody holds it at already."""
-        with self._lock:
-            if self._put_back is None:
-                self._put_back = self._change(value)
-            self._users += 1
+        counted = [0]  # emptied by whoever takes it off the users, so that it is done once
         try:
+            with self._lock:
+                if self._put_back is None:
+                    self._put_back = self._change(value)
+                self._users, counted[0] = self._users + 1, 1
             yield
         finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0 and self._put_back is not None:
-                    put_back, self._put_back = self._put_back, None
-                    put_back()
+            to_the_end(functools.partial(self._leave, counted))
+
+    def _leave(self, counted: list[int]) -> None:
+        with self._lock:
+            self._users, counted[0] = self._users - counted[0], 0
+            if self._users == 0 and self._put_back is not None:
+                self._put_back()
+                self._put_back = None
+
+    def _forget(self) -> None:
+        """Put back what the threads hold that a fork has left behind."""
+        self._lock, self._users = threading.Lock(), 0
+        if self._put_back is not None:
+            self._put_back()
+            self._put_back = None
+
+
+def to_the_end(function: Callable[[], object]) -> None:
+    """Call what may be called again until it has come to its end; Ctrl-C on the way is raised afterwards."""
+    late, done = None, False
+    while not done:
+        try:
+            function()
+            done = True
+        except KeyboardInterrupt as error:
+            late = error
+    if late is not None:
+        raise late
 
 
 def _let_round(tf32: bool) -> Callable[[], object]:

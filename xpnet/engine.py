@@ -12,7 +12,7 @@ import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -113,6 +113,13 @@ class Engine:
         self._room: int | None = None
         self._refused: tuple[int, str] | None = None
         self._warned = False
+
+    def close(self) -> None:
+        """Let go of what is recorded, which refers to the engine and to the last columns that it met.
+
+        It would stay until Python looks for such circles, which it seldom does while arrays alone are made.
+        """
+        self._gradients, self._optimizer, self._update, self._steps = None, None, None, None
 
     def gradient(self, theta: Array, pieces: Iterable[Piece]) -> tuple[Array, Array]:
         """Return the cost and its gradient, summed over the columns of all pieces.
@@ -736,11 +743,15 @@ def running(
     # What NumPy's floating-point warnings would say is checked and said by name where it matters.
     with np.errstate(all="ignore"):
         if not place.is_numpy or (threads is None and not pooled):
-            with place.multiplying(tf32=tf32):
-                yield Engine(place, sizes, activation, head, tf32=tf32)
+            with place.multiplying(tf32=tf32), closing(Engine(place, sizes, activation, head, tf32=tf32)) as engine:
+                yield engine
             return
-        with _BLAS.held(1 if pooled else allowed), Crew(allowed) if pooled else nullcontext() as crew:
-            yield Engine(place, sizes, activation, head, crew)
+        with (
+            _BLAS.held(1 if pooled else allowed),
+            Crew(allowed) if pooled else nullcontext() as crew,
+            closing(Engine(place, sizes, activation, head, crew)) as engine,
+        ):
+            yield engine
 
 
 _MOST_THREADS = 2**16  # that BLAS is told of: more than any has, and within a C int
@@ -749,15 +760,22 @@ _MOST_THREADS = 2**16  # that BLAS is told of: more than any has, and within a C
 def _limit_blas(threads: int) -> Callable[[], None]:
     import threadpoolctl
 
-    limits = threadpoolctl.threadpool_limits(min(threads, _MOST_THREADS), user_api="blas")
+    blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
+    before = [(library, library.num_threads) for library in blas.lib_controllers]
 
     def put_back() -> None:
         # Since 3.8 only the thread that set a limit may lift it, unless it has been told to let go.
         openblas: Any = getattr(threadpoolctl, "OpenBLASController", None)
         if hasattr(openblas, "clear_controlling_thread"):
             openblas.clear_controlling_thread(force=True)
-        limits.restore_original_limits()
+        for library, count in before:
+            library.set_num_threads(count)
 
+    try:
+        blas.limit(limits=min(threads, _MOST_THREADS), user_api="blas")
+    except BaseException:  # Ctrl-C may come when half of it is done
+        put_back()
+        raise
     return put_back
 
 
