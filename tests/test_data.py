@@ -1,9 +1,11 @@
 """Sources give the right rows wherever they are kept, the order is the shape's, the seed's and the epoch's alone, and
 a `Loader` gives each example once."""
 
+import mmap
 import threading
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -368,17 +370,87 @@ def test_parts_in_memory_and_on_disk_train_to_the_same_bits_as_one(keep, order):
     assert bits(train(parts)) == bits(train(LONG.T))
 
 
-@pytest.mark.parametrize("arguments", [{"batch_size": "full", "optimizer": "gd"}, {"optimizer": "lbfgs"}])
+FULL = {
+    "gd": {"batch_size": "full", "optimizer": "gd"},
+    "lbfgs": {"batch_size": "auto", "optimizer": "lbfgs"},
+    "standardized": {"batch_size": "full", "standardize": True},
+    "held out": {"batch_size": "full", "validation_fraction": 0.2, "sample_weight": WEIGHT},
+}
+
+
+@pytest.mark.parametrize("training", FULL)
 @pytest.mark.parametrize("keeping", ["memmap", "h5py", "zarr"])
-def test_full_batches_of_files_differ_from_memory_by_rounding_alone(keep, monkeypatch, keeping, arguments):
-    arguments = {"batch_size": "auto", "dtype": "float64", "validation_fraction": 0.2, **arguments}
-    memory = train(LONG.T, **arguments)
+@both_ways
+def test_full_batches_of_files_train_to_the_same_bits_as_memory(keep, order, monkeypatch, keeping, training, examples):
     monkeypatch.setattr(data, "READ", 100)  # 20 examples at a time
-    file = train(keep(LONG.T, keeping), **arguments)
-    tolerance = SUMS * EPSILON["float64"]
-    assert np.allclose(file.W1, memory.W1, rtol=tolerance, atol=tolerance)
-    assert np.allclose(file.W2, memory.W2, rtol=tolerance, atol=tolerance)
-    assert np.allclose(file.history["cost"], memory.history["cost"], rtol=tolerance)
+    X, arguments = np.ascontiguousarray(turned(LONG, examples)), FULL[training] | {"examples": examples}
+    assert bits(train(keep(X, keeping), **arguments)) == bits(train(X, **arguments))
+
+
+@pytest.mark.parametrize("keeping", ["memmap", "h5py", "zarr"])
+@pytest.mark.parametrize("standardize", [False, True])
+@both_ways
+def test_predictions_scores_and_costs_of_files_are_those_of_memory(
+    keep, order, monkeypatch, keeping, standardize, examples
+):
+    monkeypatch.setattr(data, "READ", 100)
+    monkeypatch.setattr(xpnet.network, "PREDICTED", 700)
+    memory = np.ascontiguousarray(turned(LONG, examples))
+    file, net = keep(memory, keeping), train(memory, standardize=standardize, examples=examples)
+    for method, Y in (("predict", ()), ("predict_proba", ()), ("score", (LABELS,)), ("cost", (LABELS,))):
+        ours, known = (getattr(net, method)(X, *Y, examples=examples) for X in (file, memory))
+        assert np.array_equal(ours, known), method
+    joined = np.concatenate(list(net.outputs(file, examples=examples)), axis=1)
+    assert np.array_equal(joined, net.predict_proba(memory, examples=examples))
+    assert_no_reader_is_left()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression", "count"])
+def test_targets_that_are_encoded_as_needed_train_and_score_as_in_memory(keep, monkeypatch, task):
+    small_windows(monkeypatch)
+    monkeypatch.setattr(data, "READ", 100)
+    monkeypatch.setattr(xpnet.targets, "COLUMNS", 50)
+    Y = {
+        "multiclass": np.array(["one", "two", "three"])[RNG.integers(0, 3, 611)],
+        "multilabel": RNG.integers(0, 2, (3, 611)),
+        "regression": RNG.standard_normal((2, 611)),
+        "count": RNG.poisson(2.0, 611),
+    }[task]
+    file, memory = keep(LONG.T, "memmap"), np.ascontiguousarray(LONG.T)
+    common = {"task": task, "hidden": 6, "epochs": 3, "batch_size": 32, "random_state": 2, "verbose": False}
+    ours, known = (xpnet.fit(X, Y, sample_weight=WEIGHT, **common) for X in (file, memory))
+    assert bits(ours) == bits(known)
+    assert ours.score(file, Y, sample_weight=WEIGHT) == known.score(memory, Y, sample_weight=WEIGHT)
+    assert ours.cost(file, Y, sample_weight=WEIGHT) == known.cost(memory, Y, sample_weight=WEIGHT)
+
+
+def test_few_examples_that_lie_far_apart_are_read_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(data, "READ", 16 * LONG.shape[1])
+    file = Kept(LONG)
+    some = data.source(file, examples="rows").subset(np.array([0, 3, 300, 610]))
+    assert np.array_equal(some.read(0, 4), LONG[[0, 3, 300, 610]])
+    assert file.most <= 16
+
+
+def test_what_was_changed_in_a_private_map_alone_is_kept(tmp_path, monkeypatch):
+    small_windows(monkeypatch)
+    np.save(tmp_path / "X.npy", np.zeros_like(LONG))
+    private = np.load(tmp_path / "X.npy", mmap_mode="c")
+    private[...] = LONG
+    assert bits(train(private, examples="rows")) == bits(train(LONG.T))
+    assert np.array_equal(private, LONG)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_pages_that_were_read_are_given_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "PERMUTED", 2**18)
+    np.save(tmp_path / "X.npy", np.ones((2**16, 100), np.float32))
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    shared = [int(Path("/proc/self/statm").read_text().split()[2])]
+    net = xpnet.fit(mapped, np.arange(2**16) % 2, hidden=2, epochs=1, examples="rows", random_state=0)
+    net.predict(mapped, examples="rows")
+    shared.append(int(Path("/proc/self/statm").read_text().split()[2]))
+    assert shared[1] - shared[0] < mapped.nbytes / mmap.PAGESIZE / 2
 
 
 @pytest.mark.parametrize("batch_size", [32, "full"])

@@ -224,7 +224,7 @@ def metrics():
 def test_the_score_of_two_classes_is_the_accuracy(weight):
     task, A = targets.infer(TWO), RNG.uniform(size=(1, M))
     wanted = metrics().accuracy_score(TWO, A[0] > 0.5, sample_weight=weight)
-    assert targets.score(TWO, A, task, weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
+    assert targets.score(TWO, [A], task, weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
 
 
 @weighted
@@ -232,7 +232,7 @@ def test_the_score_of_two_classes_is_the_accuracy(weight):
 def test_the_score_of_classes_is_the_accuracy(weight, Y):
     task, A = targets.infer(Y), RNG.uniform(size=(3, M))
     wanted = metrics().accuracy_score(THREE, A.argmax(axis=0), sample_weight=weight)
-    assert targets.score(Y, A, task, weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
+    assert targets.score(Y, [A], task, weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
 
 
 @weighted
@@ -240,7 +240,7 @@ def test_the_score_of_several_labels_asks_for_each_of_an_example(weight):
     task, A = targets.infer(LABELS), np.where(RNG.uniform(size=(3, M)) > 0.2, LABELS, 1 - LABELS)
     wanted = metrics().accuracy_score(LABELS.T, A.T, sample_weight=weight)
     assert 0.2 < wanted < 0.8
-    assert targets.score(LABELS, A, task, weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
+    assert targets.score(LABELS, [A], task, weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
 
 
 @weighted
@@ -249,7 +249,7 @@ def test_the_score_of_numbers_is_r2(weight, outputs):
     Y = RNG.normal(5.0, 2.0, size=(outputs, M))
     A = Y + RNG.standard_normal((outputs, M)) * np.arange(1, outputs + 1)[:, None]
     wanted = metrics().r2_score(Y.T, A.T, sample_weight=weight)
-    assert targets.score(Y, A, targets.infer(Y), weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
+    assert targets.score(Y, [A], targets.infer(Y), weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
 
 
 @weighted
@@ -258,21 +258,21 @@ def test_the_score_of_counts_is_the_poisson_d2(weight):
     Y = RNG.poisson(A[0])
     assert (Y == 0).any()
     wanted = metrics().d2_tweedie_score(Y, A[0], power=1, sample_weight=weight)
-    assert targets.score(Y, A, targets.infer(Y, "count"), weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
+    assert targets.score(Y, [A], targets.infer(Y, "count"), weight) == pytest.approx(wanted, rel=SCORE_TOLERANCE)
 
 
 @pytest.mark.parametrize(("output", "score"), [(2.0, 1.0), (2.5, 0.0)])
 def test_constant_numbers_are_explained_when_they_are_met(output, score):
     Y, A = np.full(M, 2.0), np.full((1, M), output)
     assert metrics().r2_score(Y, A[0]) == score
-    assert targets.score(Y, A, targets.infer(Y, "regression")) == score
+    assert targets.score(Y, [A], targets.infer(Y, "regression")) == score
 
 
 @pytest.mark.parametrize("task", ["regression", "count"])
 def test_the_mean_scores_0(task):
     Y = TWENTY.astype(float)
     A = np.full((1, M), Y.mean())
-    assert targets.score(Y, A, targets.infer(Y, task)) == pytest.approx(0.0, abs=SCORE_TOLERANCE)
+    assert targets.score(Y, [A], targets.infer(Y, task)) == pytest.approx(0.0, abs=SCORE_TOLERANCE)
 
 
 HUGE = [1e-300, 1e-30, 1e30, 1e200, 1e300]
@@ -283,7 +283,7 @@ HUGE = [1e-300, 1e-30, 1e30, 1e200, 1e300]
 def test_the_score_of_numbers_is_the_same_in_any_unit(task, size, rng):
     Y, A = rng.uniform(1, 9, 40), rng.uniform(1, 9, (1, 40))
     kind = targets.infer(Y, task)
-    plain, scaled = (targets.score(unit * Y, unit * A, kind) for unit in (1.0, size))
+    plain, scaled = (targets.score(unit * Y, [unit * A], kind) for unit in (1.0, size))
     assert scaled == pytest.approx(plain, rel=1e-12)  # the products with the unit are rounded
 
 
@@ -291,14 +291,14 @@ def test_the_score_of_numbers_is_the_same_in_any_unit(task, size, rng):
 @pytest.mark.parametrize("wrong", [1e300, 0.0])
 def test_a_score_of_outputs_however_wrong_is_a_number(task, wrong):
     Y = np.array([1e-300, 2e-300, 3e-300])
-    assert -math.inf < targets.score(Y, np.full((1, 3), wrong), targets.infer(Y, task)) <= 0.0
+    assert -math.inf < targets.score(Y, [np.full((1, 3), wrong)], targets.infer(Y, task)) <= 0.0
 
 
 @pytest.mark.parametrize("task", ["regression", "count"])
 def test_the_size_of_an_example_without_weight_does_not_matter(task):
     Y, A, weight = np.array([1e300, 1.0, 2.0, 4.0]), np.array([[0.0, 1.5, 2.5, 3.0]]), np.array([0.0, 1.0, 1.0, 1.0])
     kind = targets.infer(Y, task)
-    assert targets.score(Y, A, kind, weight) == pytest.approx(targets.score(Y[1:], A[:, 1:], kind), rel=1e-12)
+    assert targets.score(Y, [A], kind, weight) == pytest.approx(targets.score(Y[1:], [A[:, 1:]], kind), rel=1e-12)
 
 
 @pytest.mark.parametrize("size", [5e-324, 1e-300, 1.7e308])
@@ -306,8 +306,8 @@ def test_the_size_of_an_example_without_weight_does_not_matter(task):
 def test_a_score_goes_by_the_shares_of_the_weights(Y, task, size, rng):
     kind = targets.infer(Y, task)
     A = rng.uniform(0, 1, (kind.n_outputs, TWO.size))
-    found = targets.score(Y, A, kind, np.full(TWO.size, size))
-    assert found == pytest.approx(targets.score(Y, A, kind), rel=1e-12)
+    found = targets.score(Y, [A], kind, np.full(TWO.size, size))
+    assert found == pytest.approx(targets.score(Y, [A], kind), rel=1e-12)
 
 
 @weighted

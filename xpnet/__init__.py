@@ -12,6 +12,7 @@ from xpnet.activations import Activation
 from xpnet.data import Loader
 from xpnet.device import devices
 from xpnet.network import Network, load
+from xpnet.parquet import Parquet
 from xpnet.training import fit
 from xpnet.verify import gradient_check, verify
 
@@ -21,6 +22,7 @@ __all__ = [
     "Activation",
     "Loader",
     "Network",
+    "Parquet",
     "activations",
     "callbacks",
     "datasets",

@@ -6,13 +6,17 @@ epoch alone, so every device meets the same examples in the same order.
 """
 
 import gc
+import mmap
 import operator
+import shutil
+import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import array_api_compat
@@ -26,6 +30,7 @@ from xpnet.cuda import CudaDevice, Filling, Ring, Timing, gathered
 from xpnet.device import HOST, Place
 from xpnet.errors import ArgumentError, DataError, DeviceMemoryWarning, ShapeError
 from xpnet.features import Features
+from xpnet.parquet import Parquet
 from xpnet.typing import Array, Namespace
 
 RUN = 4_096
@@ -35,16 +40,24 @@ WINDOW = 2**24
 """Numbers of X (64 MiB in float32) that are shuffled together when data is too large for one permutation."""
 
 PERMUTED = 2**28
-"""Up to this many numbers of X (1 GiB in float32), every epoch is one permutation of all examples."""
+"""Up to this many numbers of X (1 GiB in float32), every epoch is one permutation of all examples, for which files are
+kept in memory whole; larger files, and those whose order does not matter, are read a window or less at a time."""
 
 READ = 2**22
 """Numbers of X that are read, checked or converted at a time."""
+
+CONVERTED = 2**17
+"""Numbers of X that are standardized at a time: 1 MiB in float64, which stays in a core's cache."""
 
 RESIDENT = 0.8
 """Share of a GPU's free memory that examples and a step on a batch may take together, by estimate, for the examples to
 be kept there; the rest is for what estimates leave out. Larger examples stay where they are and go through a ring."""
 
 T = TypeVar("T")
+
+
+def _nothing() -> None:
+    """Let go of nothing."""
 
 
 class Piece(NamedTuple):
@@ -116,6 +129,12 @@ class Source:
         What messages call it.
     numbers : (n_examples,) int64 array or None
         The examples' numbers in what was given, when this is a subset of it.
+    apart : bool
+        Whether, in a file, the numbers of an example lie apart and those of a feature together.
+    in_turn : bool
+        Whether examples are to be read one after another: elsewhere, those before them have to be decoded too.
+    let_go : callable
+        Gives back the pages of memory that reading has mapped; what `read` returned may be read from disk again then.
     """
 
     n_features: int
@@ -126,6 +145,14 @@ class Source:
     read: Callable[[int, int], Array]
     name: str = "X"
     numbers: npt.NDArray[np.int64] | None = None
+    apart: bool = False
+    in_turn: bool = False
+    let_go: Callable[[], None] = _nothing
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return self.n_examples * self.n_features
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield the bounds of slices of about `READ` numbers."""
@@ -140,11 +167,26 @@ class Source:
             chosen = selection[start:stop]
             if chosen.size == 0:
                 return self.read(0, 0)
-            rows = self.read(int(chosen[0]), int(chosen[-1]) + 1)
+            found = [taken(some) for some in self._near(chosen)]
             with self.place.active():  # X may be on another GPU than the one that computes
-                return self.place.xp.take(rows, self.place.asarray(chosen - chosen[0]), axis=0)
+                return found[0] if len(found) == 1 else self.place.xp.concat(found)
+
+        def taken(some: npt.NDArray[np.int64]) -> Array:
+            rows = self.read(int(some[0]), int(some[-1]) + 1)
+            with self.place.active():
+                rows = self.place.xp.take(rows, self.place.asarray(some - some[0]), axis=0)
+            self.let_go()
+            return rows
 
         return replace(self, n_examples=int(selection.size), read=read, numbers=selection)
+
+    def _near(self, chosen: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Cut examples of a file into those that lie within about `READ` numbers: they may be few and far between."""
+        if self.in_memory:
+            return [chosen]
+        step = max(1, READ // self.n_features)
+        bounds = np.arange(int(chosen[0]) + step, int(chosen[-1]) + 1, step)
+        return [some for some in np.split(chosen, np.searchsorted(chosen, bounds)) if some.size]
 
     def feature(self, number: int) -> str:
         """Return how messages call this feature."""
@@ -189,8 +231,9 @@ def source(
 
     Parameters
     ----------
-    X : array, memmap, h5py or zarr array, table, nested list of numbers, or a list of these
-        ``(n_x, m)``, or ``(m, n_x)`` with ``examples="rows"``; real numbers. Several are joined along m.
+    X : array, memmap, h5py or zarr array, table, Parquet, nested list of numbers, or a list of these
+        ``(n_x, m)``, or ``(m, n_x)`` with ``examples="rows"``; real numbers. Several are joined along m. A source is
+        returned as it is.
     examples : {"columns", "rows"}
         Which way the examples lie.
     name : str
@@ -216,12 +259,30 @@ def source(
     for table, each in zip(tables, called, strict=True):
         if names is not None:
             frames.check_names(table, names, name=each, kept_as="net.feature_names" if name == "X" else "")
-    if isinstance(X, list | tuple) and X and all(hasattr(part, "shape") and len(part.shape) == 2 for part in X):
+    made = X if isinstance(X, Source) else _made(X, examples, name)
+    if names is not None and made.names is not None and made.names != tuple(names):
+        problem, _ = frames.difference(names, made.names)
+        raise ShapeError(
+            f"{name} must have the columns trained on, in their order; {problem}. Name them with "
+            "xpnet.Parquet(path, columns=net.feature_names)."
+        )
+    return made
+
+
+def _made(X: Any, examples: str, name: str) -> Source:
+    if isinstance(X, list | tuple) and X and all(map(_is_whole_one, X)):
         return _joined([_one(part, examples, f"{name}[{i}]") for i, part in enumerate(X)], list(X), name)
     return _one(X, examples, name)
 
 
+def _is_whole_one(part: Any) -> bool:
+    """Return whether a part of a list is examples, rather than a row of a nested list."""
+    return hasattr(part, "read_row_group") or (hasattr(part, "shape") and len(part.shape) == 2)
+
+
 def _one(X: Any, examples: str, name: str) -> Source:
+    if isinstance(X, Parquet) or hasattr(X, "read_row_group"):
+        return _of_parquet(X if isinstance(X, Parquet) else Parquet(X), examples, name)
     names = frames.names(X)
     if names is not None:
         frames.tables(X, examples=examples, name=name)
@@ -247,7 +308,69 @@ def _one(X: Any, examples: str, name: str) -> Source:
             part = np.asarray(part)
         return part if rows else place.xp.matrix_transpose(part)
 
-    return Source(int(n_features), int(n_examples), place, in_memory, names, read, name)
+    strides = X.strides if isinstance(X, np.memmap) else (2, 1)  # what is no array is read in C order
+    return Source(
+        int(n_features),
+        int(n_examples),
+        place,
+        in_memory,
+        names,
+        read,
+        name,
+        apart=rows == (strides[0] < strides[1]),
+        let_go=_unmapping(X),
+    )
+
+
+def _of_parquet(X: Parquet, examples: str, name: str) -> Source:
+    if examples != "rows":
+        raise ShapeError(f'{name} is a table, whose examples are rows. Pass examples="rows".')
+    _check_shape(X.shape, True, name)
+    n_examples, n_features = X.shape
+    return Source(n_features, n_examples, HOST, False, X.columns, X.read, name, in_turn=True)
+
+
+def _unmapping(X: Any) -> Callable[[], None]:
+    """Return what gives back the pages of a memmap that have been read; they stay in the system's cache.
+
+    Mapped, they would count as this process's memory until the system needs them elsewhere. Those of a private map
+    (``mode="c"``) may hold what is in no file, and are left alone.
+    """
+    base = X if isinstance(X, np.memmap) and X.mode != "c" else None
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return _nothing
+    return partial(base.madvise, mmap.MADV_DONTNEED)
+
+
+def spooled(source: Source, most: int) -> Source:
+    """Return a source whose examples can be read in any order, and often, from one that is to be read in turn.
+
+    That of up to `most` numbers, which will be kept in memory, is returned as it is.
+
+    They are decoded once, into a temporary file without a name, which is gone when nothing refers to it any more.
+
+    Raises
+    ------
+    DataError
+        The disk has no room for it.
+    """
+    if not source.in_turn or source.size <= most:
+        return source
+    dtype, shape = source.read(0, 1).dtype, (source.n_examples, source.n_features)
+    needed, folder = dtype.itemsize * source.size, tempfile.gettempdir()
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise DataError(
+            f"{source.name} is read in random order from a temporary file of {needed / 2**30:.1f} GiB, and {folder} "
+            f"has {free / 2**30:.1f} GiB free. Set TMPDIR to a folder that has more."
+        )
+    with tempfile.TemporaryFile(prefix="xpnet-") as file:
+        for start, stop in source.blocks():
+            file.write(np.ascontiguousarray(source.read(start, stop)).data)
+        file.flush()
+        rows = np.memmap(file, dtype=dtype, mode="r", shape=shape)
+    return replace(source, read=_one(rows, "rows", source.name).read, in_turn=False, let_go=_unmapping(rows))
 
 
 def _no_array(X: Any, name: str) -> DataError:
@@ -305,8 +428,19 @@ def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
         with first.place.active():
             return found[0] if len(found) == 1 else first.place.xp.concat(found)
 
-    in_memory = all(part.in_memory for part in parts)
-    return replace(first, n_examples=int(ends[-1]), in_memory=in_memory, read=read, name=name)
+    def let_go() -> None:
+        for part in parts:
+            part.let_go()
+
+    return replace(
+        first,
+        n_examples=int(ends[-1]),
+        in_memory=all(part.in_memory for part in parts),
+        read=read,
+        name=name,
+        in_turn=any(part.in_turn for part in parts),
+        let_go=let_go,
+    )
 
 
 def _from_lists(X: Any, name: str) -> npt.NDArray[Any]:
@@ -393,6 +527,42 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
 # Batches --------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The equations' Y by rows, ``(m, n_y)``, encoded as it is asked for: it may be n_y times as large as the labels.
+
+    Attributes
+    ----------
+    labels : (m,) or (n_y, m) array
+        From `xpnet.targets.read`.
+    task : Task
+        What they are encoded for.
+    dtype : str
+        Of the numbers.
+    """
+
+    labels: npt.NDArray[Any]
+    task: targets.Task
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """As an array's."""
+        return int(self.labels.shape[-1]), self.task.n_outputs
+
+    def __getitem__(self, key: tuple[Any, Any]) -> Array:
+        """Return some of its rows, ``Y[start:stop, ...]``, or one column, ``Y[:, i]``, as an array does."""
+        rows, columns = key
+        if columns is not ...:
+            return np.concatenate([part[:, columns] for part in self.parts()])
+        return np.ascontiguousarray(targets.encode(self.labels[..., rows], self.task).T, dtype=self.dtype)
+
+    def parts(self) -> Iterator[Array]:
+        """Yield all its rows, some after others."""
+        for start in range(0, self.shape[0], targets.COLUMNS):
+            yield self[start : start + targets.COLUMNS, ...]
+
+
 @dataclass(frozen=True)
 class Examples:
     """X, Y and weights at the place where they are computed with, to be cut into batches.
@@ -407,14 +577,18 @@ class Examples:
         The parameters' dtype.
     scaling : tuple of two (n_x,) float64 arrays, or None
         The mean and deviation by which X is standardized.
-    Y : (m, n_y) float array
-        Targets, at `place` once the examples are `kept`; until then anywhere.
+    Y : (m, n_y) float array, or Encoded
+        Targets, at `place` once the examples are `kept`; until then anywhere. Of what is streamed, encoded as needed.
     weight : (m, 1) float array or None
         Factors of the columns, where Y is; their mean is 1.
     rows : (m, n_x) float array or None
         X, at `place` and standardized, when it is kept there whole.
     feed : Feed or None
         What brings batches to `place`, when X is on the host and stays there; `Y` and `weight` are there too then.
+    buffers : list of (k, n_x) float array
+        For windows read from files, when no pass uses them.
+    most : int
+        Numbers of X up to which a file is kept in memory whole; larger ones are streamed.
     """
 
     source: Source
@@ -425,12 +599,25 @@ class Examples:
     weight: Array | None = None
     rows: Array | None = None
     feed: "Feed | None" = None
+    buffers: list[Array] = field(default_factory=list)
+    most: int = PERMUTED
+
+    @property
+    def large(self) -> bool:
+        """Whether it has more than `most` numbers."""
+        return self.source.size > self.most
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it is never in memory whole."""
+        return self.large and not self.source.in_memory
 
     def kept(self, *, gathered: bool, spare: int = 0) -> "Examples":
         """Return these examples with X at `place` whole, when it is in memory and there is room for it.
 
-        A GPU has room when the estimate of all that will be there is within `RESIDENT` of what is free; where it has,
-        files are kept there too. Where it has not, batches are brought there through a ring.
+        On the host, files of up to `most` numbers are kept too. A GPU has room when the estimate of all that will
+        be there is within `RESIDENT` of what is free; where it has, files are kept there too. Where it has not, batches
+        are brought there through a ring.
 
         Parameters
         ----------
@@ -441,14 +628,14 @@ class Examples:
             be taken in parts, no more than half of the room is denied to the examples for it.
         """
         if not self.place.is_cuda:
-            return self._whole(gathered=gathered) if self.source.in_memory else self._there()
+            return self._there() if self.streamed else self._whole(gathered=gathered)
         if self._fits(spare, gathered=gathered) and (whole := self._whole_or_none(gathered=gathered)) is not None:
             return whole
         if self.source.place.name == self.place.name:
             return self._there()  # X is in that memory already, in another form
         weight = None if self.weight is None else HOST.asarray(self.weight)
         host = replace(self, place=HOST, Y=HOST.asarray(self.Y), weight=weight)
-        host = host._whole(gathered=gathered) if self.source.in_memory else host
+        host = host if self.streamed else host._whole(gathered=gathered)
         return replace(host, place=self.place, rows=None, feed=Feed(host, self.place))
 
     def _fits(self, spare: int, *, gathered: bool) -> bool:
@@ -470,7 +657,8 @@ class Examples:
     def _there(self) -> "Examples":
         """Return these examples with Y and weights at `place`."""
         weight = None if self.weight is None else self.place.asarray(self.weight)
-        return replace(self, Y=self.place.asarray(self.Y), weight=weight)
+        Y = self.Y if isinstance(self.Y, Encoded) else self.place.asarray(self.Y)
+        return replace(self, Y=Y, weight=weight)
 
     def _whole_or_none(self, *, gathered: bool) -> "Examples | None":
         """Return these examples with X at `place` whole, or None when memory runs out, which is released then."""
@@ -494,6 +682,9 @@ class Examples:
                 rows = np.ascontiguousarray(rows)
             for start, stop in self.source.blocks():
                 self.source.check_finite(rows[start:stop, :], start, self.dtype, xp=self.place.xp)
+        elif self.place.is_numpy:
+            m = self.source.n_examples
+            rows = self.fill(self.empty(m, together=gathered or self.scaling is not None), 0, m)
         else:
             rows = self._assembled()
         return replace(self._there(), rows=rows)
@@ -501,12 +692,43 @@ class Examples:
     def _assembled(self) -> Array:
         """Return all rows at `place`, converted block by block; row after row where arrays can be written to."""
         xp, it = self.place.xp, self.source
-        if not self.place.is_numpy and not self.place.is_cuda:
+        if not self.place.is_cuda:
             return xp.concat([self.converted(*block) for block in it.blocks()])
         rows = xp.empty((it.n_examples, it.n_features), dtype=getattr(xp, self.dtype))
         for start, stop in it.blocks():
             rows[start:stop, :] = self.converted(start, stop)
+            it.let_go()
         return rows
+
+    def empty(self, count: int, *, together: bool) -> Array:
+        """Return an array on the host for the rows of so many examples.
+
+        Unless they should each lie together, they will lie as in the file, for the same bits as if that had been in
+        memory: BLAS goes through the one and the other in different ways.
+        """
+        n_x = self.source.n_features
+        apart = self.source.apart and not together
+        return np.empty((n_x, count), self.dtype).T if apart else np.empty((count, n_x), self.dtype)
+
+    def fill(self, rows: Array, start: int, stop: int) -> Array:
+        """Write these examples' rows, checked and standardized, into an array on the host, `READ` numbers at a time."""
+        step = max(1, READ // self.source.n_features)
+        for at in range(start, stop, step):
+            end = min(at + step, stop)
+            self._fill(rows[at - start : end - start], at, end)
+            self.source.let_go()
+        return rows
+
+    def _fill(self, rows: Array, start: int, stop: int) -> None:
+        given = self.source.read(start, stop)
+        with np.errstate(all="ignore"):
+            if self.scaling is None:
+                np.copyto(rows, devices.to_host(given), casting="unsafe")
+            else:
+                step = max(1, CONVERTED // self.source.n_features)
+                for at in range(0, stop - start, step):
+                    rows[at : at + step] = convert(given[at : at + step, ...], self.scaling, HOST, self.dtype)
+        self.source.check_finite(rows, start, self.dtype, xp=np)
 
     def converted(self, start: int, stop: int) -> Array:
         """Return these examples' rows, ``(stop - start, n_x)``, at `place`, checked and standardized."""
@@ -518,9 +740,13 @@ class Examples:
         """Return all examples as one batch, for a full-batch step, a cost or a score."""
         if self.feed is not None:
             return Batch(self.feed, self.source.n_examples)
-        if self.rows is not None:
-            return Batch([Piece(self.rows, self.Y, self.weight)], self.source.n_examples)
-        return Batch(_Reread(self), self.source.n_examples)
+        if self.rows is None:
+            return Batch(_Reread(self), self.source.n_examples)
+        piece = Piece(self.rows, self.Y, self.weight)
+        if not (self.place.is_numpy and self.large):
+            return Batch([piece], self.source.n_examples)
+        # In the pieces in which a file is read, for the same bits: sums depend on what is added first.
+        return Batch([piece.cut(slice(*block)) for block in self.source.blocks()], self.source.n_examples)
 
     def batches(
         self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True, done: int = 0
@@ -550,12 +776,14 @@ class Examples:
         order = windows(
             self.source.n_examples, self.source.n_features, batch_size, seed=seed, epoch=epoch, shuffle=shuffle
         )
-        read = (self._window(window) for window in _left(order, batch_size, done))
-        for rows, Y, weight, numbers in read if self.rows is not None else self.in_advance(read):
-            count = int(numbers.shape[0])
-            for start in range(0, count, batch_size):
-                stop = min(start + batch_size, count)
-                yield Batch([Piece(rows, Y, weight, numbers[start:stop])], stop - start)
+        order = _left(order, batch_size, done)
+        with self._lent() as buffers:
+            read = self._kept(order) if self.rows is not None else self.in_advance(self._read(order, buffers))
+            for rows, Y, weight, numbers in read:
+                count = int(numbers.shape[0])
+                for start in range(0, count, batch_size):
+                    stop = min(start + batch_size, count)
+                    yield Batch([Piece(rows, Y, weight, numbers[start:stop])], stop - start)
 
     def in_advance(self, read: Iterator[T]) -> Iterator[T]:
         """Yield what is read, the next of it on another thread while the last is computed with.
@@ -564,19 +792,58 @@ class Examples:
         """
         return read if self.place.is_cuda else ahead(read, 1)
 
-    def _window(self, window: Window) -> tuple[Array, Array, Array | None, Array]:
-        """Return a window's rows, targets and weights, and the order in which to meet them, at `place`."""
-        xp = self.place.xp
-        if self.rows is not None:
+    @contextmanager
+    def _lent(self) -> Iterator[list[Array]]:
+        """Lend two buffers for windows, those of an earlier pass if they are free, for the duration of a ``with``.
+
+        New memory costs as much time as what is written to it.
+        """
+        empty = np.empty((0, self.source.n_features), self.dtype)
+        buffers = [self.buffers.pop() if self.buffers else empty for _ in range(2)]
+        try:
+            yield buffers
+        finally:
+            self.buffers.extend(buffers)
+
+    def _kept(self, order: Iterable[Window]) -> Iterator[tuple[Array, Array, Array | None, Array]]:
+        """Yield X, Y and weights whole, with the examples of a window in the order in which to meet them."""
+        for window in order:
             everywhere = np.concatenate([np.arange(*run) for run in window.runs])
-            return self.rows, self.Y, self.weight, self.place.asarray(everywhere[window.order])
-        rows = xp.concat([self.converted(*run) for run in window.runs])
-        rows = np.ascontiguousarray(rows) if self.place.is_numpy else rows
-        Y = xp.concat([self.Y[start:stop, :] for start, stop in window.runs])
-        weight = None
-        if self.weight is not None:
-            weight = xp.concat([self.weight[start:stop, :] for start, stop in window.runs])
-        return rows, Y, weight, self.place.asarray(window.order)
+            yield self.rows, self.Y, self.weight, self.place.asarray(everywhere[window.order])
+
+    def _read(
+        self, order: Iterable[Window], buffers: list[Array]
+    ) -> Iterator[tuple[Array, Array, Array | None, Array]]:
+        """Yield a window's rows, targets and weights, and the order in which to meet them, at `place`.
+
+        On NumPy they go into two buffers in turn, for one to be filled while the other is computed with.
+        """
+        for window in order:
+            if self.place.is_numpy:
+                if (size := sum(stop - start for start, stop in window.runs)) > buffers[0].shape[0]:
+                    buffers[0] = np.empty((size, self.source.n_features), self.dtype)
+                rows = buffers[0][:size]
+                self._fill_runs(rows, window.runs)
+                buffers.reverse()
+            else:
+                rows = self.place.xp.concat([self.converted(*run) for run in window.runs])
+            Y, weight = (self._of_runs(array, window) for array in (self.Y, self.weight))
+            yield rows, Y, weight, self.place.asarray(window.order)
+
+    def _fill_runs(self, rows: Array, runs: Sequence[tuple[int, int]]) -> None:
+        """Write the rows of runs one after another into an array on the host."""
+        done = mapped = 0
+        for start, stop in runs:
+            self._fill(rows[done : done + stop - start], start, stop)
+            done += stop - start
+            if (done - mapped) * self.source.n_features >= READ:
+                self.source.let_go()
+                mapped = done
+        self.source.let_go()
+
+    def _of_runs(self, array: Any, window: Window) -> Array:
+        """Return the window's rows of Y or of weights."""
+        return None if array is None else self.place.xp.concat([array[slice(*run), ...] for run in window.runs])
 
 
 @dataclass(frozen=True)
@@ -587,10 +854,15 @@ class _Reread:
 
     def __iter__(self) -> Iterator[Piece]:
         it = self.examples
-        read = ((it.converted(*block), block) for block in it.source.blocks())
-        for rows, (start, stop) in it.in_advance(read):
-            weight = None if it.weight is None else it.weight[start:stop, :]
-            yield Piece(rows, it.Y[start:stop, :], weight)
+        read = ((self._rows(*block), it.Y[slice(*block), ...], block) for block in it.source.blocks())
+        for rows, Y, block in it.in_advance(read):
+            yield Piece(rows, Y, None if it.weight is None else it.weight[slice(*block), ...])
+            it.source.let_go()
+
+    def _rows(self, start: int, stop: int) -> Array:
+        rows = self.examples.converted(start, stop)
+        # As they would lie in memory, where what is standardized is kept so.
+        return rows if self.examples.scaling is None else np.ascontiguousarray(rows)
 
 
 def moved(*several: Examples | None) -> dict[str, float]:
@@ -763,6 +1035,7 @@ def scaling_of(source: Source, dtype: str) -> tuple[npt.NDArray[np.float64], npt
         if source.place.is_numpy:
             rows = np.ascontiguousarray(rows)  # for the same bits whatever the order of X in memory
         source.check_finite(rows, start, wide, xp=xp)
+        source.let_go()
         D = rows - rows[:1, :]  # less a first guess at the mean, so that a constant feature is exactly constant
         D_mean = xp.mean(D, axis=0)
         D -= D_mean
@@ -841,14 +1114,14 @@ class Loader:
         self.prefetch = whole("prefetch", prefetch, low=0)
         self.shuffle = true_or_false("shuffle", shuffle)
         self.device, self.dtype, self.epoch = device, dtype, 0
-        made = source(X, examples=examples)
+        made = spooled(source(X, examples=examples), PERMUTED)
         devices.same_place(("X", X), ("Y", Y))
         self.place = made.place if device is None else devices.resolve(device)
         devices.check_dtype(self.place, dtype)
         rows = np.zeros((made.n_examples, 1), dtype) if Y is None else self._targets(Y, made)
         self._flat = Y is not None and np.ndim(Y) == 1
         with self.place.active():
-            given = Examples(made, self.place, dtype, None, convert(rows, None, self.place, dtype))
+            given = Examples(made, self.place, dtype, None, convert(rows, None, self.place, dtype), most=PERMUTED)
             self._examples = given.kept(gathered=True)
 
     def _targets(self, Y: Any, made: Source) -> npt.NDArray[Any]:
@@ -940,8 +1213,9 @@ def split(m: int, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], np
         raise ArgumentError(
             f"validation_fraction must leave at least one example on each side; {fraction:g} of {m} examples is {held}."
         )
-    order = np.random.default_rng([seed, 2]).permutation(m)
-    return np.sort(order[held:]), np.sort(order[:held])
+    is_held = np.zeros(m, dtype=bool)
+    is_held[np.random.default_rng([seed, 2]).permutation(m)[:held]] = True
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
 def check_orientation(source: Source, n_targets: int, *, examples: str, name: str = "X") -> None:

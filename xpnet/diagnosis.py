@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from xpnet import data, equations, heads, parameters
+from xpnet import data, equations, heads, parameters, targets
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.data import Examples, Source
@@ -173,7 +173,7 @@ def of_scale(source: Source, labels: npt.NDArray[Any], kind: Task, *, standardiz
     """
     with np.errstate(all="ignore"):
         sizes = np.ones(1) if standardized else sizes_of_features(source)
-        size = float(np.sqrt(np.mean(labels.astype(np.float64) ** 2))) if kind.name == "regression" else 0.0
+        size = targets.size(labels) if kind.name == "regression" else 0.0
     found = []
     # What is not finite is refused when X is read, with its place.
     wrong = np.flatnonzero(np.isfinite(sizes) & ((sizes > LARGE) | ((sizes < SMALL) & (sizes > 0))))
@@ -280,6 +280,8 @@ class _Looking(NamedTuple):
 
 
 def _taken(array: Array, numbers: npt.NDArray[np.int64]) -> Array:
+    if isinstance(array, data.Encoded):
+        return array[numbers, ...]
     place = devices.place_of(array)
     return place.xp.take(array, place.asarray(numbers), axis=0)
 
@@ -386,6 +388,13 @@ def _bounds(seen: Seen, examples: Examples, kind: Task) -> tuple[float, float]:
 def _means(examples: Examples) -> npt.NDArray[np.float64]:
     """Return the weighted mean of Y over all examples, ``(n_y,)``."""
     Y, weight = examples.Y, examples.weight
+    if isinstance(Y, data.Encoded):
+        done, total = 0, np.zeros(Y.shape[1])
+        for part in Y.parts():
+            factors = 1.0 if weight is None else weight[done : done + len(part), ...]
+            total += np.sum(part * factors, axis=0, dtype=np.float64)
+            done += len(part)
+        return total / done
     xp = devices.place_of(Y).xp
     # A product rather than a sum of products, which would make an array as long as the examples.
     sums = xp.sum(Y, axis=0) if weight is None else xp.matmul(xp.matrix_transpose(weight), Y)[0, :]

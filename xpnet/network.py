@@ -3,10 +3,11 @@
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import cycle, pairwise, starmap
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
@@ -197,11 +198,17 @@ class Network:
         >>> net.predict([[0.2, 0.8]]).tolist()
         ['low', 'high']
         """
-        A, home = self._output(X, examples)
         if self.kind.classes is None:
+            A, home = self._output(X, examples)
             return home.asarray(A)
-        labels = targets.decode(devices.to_host(A), self.kind)
-        return labels if labels.dtype.kind == "U" else home.asarray(labels)
+        few = self._output_of_few(X, examples)
+        if few is not None:
+            return targets.decode(few, self.kind)
+        source = self._source(X, examples)
+        with closing(self._outputs(source)) as outputs:
+            found = [targets.decode(devices.to_host(A), self.kind) for A in outputs]
+        labels = found[0] if len(found) == 1 else np.concatenate(found, axis=-1)
+        return labels if labels.dtype.kind == "U" else source.place.asarray(labels)
 
     def predict_proba(self, X: Any, *, examples: str = "columns") -> Array:
         """Return the output A of the last layer, ``(n_y, m)``, in X's namespace and on X's device.
@@ -235,6 +242,14 @@ class Network:
         A, home = self._output(X, examples)
         return A if home is self.place else home.asarray(A)
 
+    def outputs(self, X: Any, *, examples: str = "columns") -> Generator[Array, None, None]:
+        """Yield what `predict_proba` returns a few columns after others, ``(n_y, b)``, at the network's place.
+
+        For what is too large to be kept, such as predictions that are written to a file. Parameters and exceptions are
+        those of `predict`.
+        """
+        yield from self._outputs(self._source(X, examples))
+
     def score(self, X: Any, Y: Any, *, sample_weight: Any = None, examples: str = "columns") -> float:
         """Return the accuracy, R² (regression) or D² (counts) on these examples.
 
@@ -263,9 +278,9 @@ class Network:
         True
         """
         source, Y = self._labelled(X, Y, examples)
-        A = devices.to_host(self._output_of(source))
         weight = targets.weights(sample_weight, None, Y, self.kind, source.n_examples)
-        return targets.score(Y, A, self.kind, weight)
+        with closing(self._outputs(source)) as outputs:
+            return targets.score(Y, map(devices.to_host, outputs), self.kind, weight)
 
     def cost(self, X: Any, Y: Any, *, sample_weight: Any = None, examples: str = "columns") -> float:
         """Return the mean cost over these examples, in nats, without the penalty.
@@ -290,7 +305,7 @@ class Network:
         """
         source, Y = self._labelled(X, Y, examples)
         weight = targets.weights(sample_weight, None, Y, self.kind, source.n_examples)
-        given = prepared(source, Y, self.kind, self.place, self.dtype, self.scaling, weight)
+        given = prepared(source, Y, self.kind, self.place, self.dtype, self.scaling, weight, most=data.WINDOW)
         with self._engine(source.n_examples) as run, self.place.active():
             total = float(run.cost(self.layers, given.kept(gathered=False).whole().pieces))
         if not math.isfinite(total):
@@ -640,24 +655,46 @@ class Network:
 
     def _output_of(self, source: data.Source) -> Array:
         """Return A of the last layer, ``(n_y, m)``, at the network's place."""
-        xp = self.place.xp
-        reader = data.Examples(source, self.place, self.dtype, self.scaling, None)
-        step = max(1, PREDICTED // max(self.sizes))
-        bounds = [(start, min(start + step, source.n_examples)) for start in range(0, source.n_examples, step)]
-        with self._engine(min(step, source.n_examples)) as run, self.place.active():
-            outputs = [run.output(self.layers, xp.matrix_transpose(reader.converted(*block))) for block in bounds]
-            A = outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=-1)
-            self._check_output(A)
+        with closing(self._outputs(source)) as outputs:
+            first = next(outputs)
+            if first.shape[1] == source.n_examples:
+                return first
+            if not self.place.is_numpy:
+                return self.place.xp.concat([first, *outputs], axis=-1)
+            A, done = np.empty((first.shape[0], source.n_examples), first.dtype), first.shape[1]
+            A[:, :done] = first
+            for part in outputs:
+                A[:, done : done + part.shape[1]] = part
+                done += part.shape[1]
             return A
 
-    def _check_output(self, A: Array) -> None:
-        """Check that the output is of finite numbers, which finite X and parameters may lead out of."""
+    def _outputs(self, source: data.Source) -> Generator[Array, None, None]:
+        """Yield A of the last layer, ``(n_y, b)`` at the network's place, `PREDICTED` numbers at a time.
+
+        A file's next examples are read while these are computed with. Close it, for the threads of BLAS.
+        """
+        reader = data.Examples(source, self.place, self.dtype, self.scaling, Y=None)
+        m = source.n_examples
+        step = min(m, max(1, PREDICTED // max(self.sizes)))
+        bounds = [(start, min(start + step, m)) for start in range(0, m, step)]
+        blocks: Iterable[Array] = starmap(reader.converted, bounds)
+        if not source.in_memory and self.place.is_numpy:
+            buffers = cycle([reader.empty(step, together=False) for _ in bounds[:2]])
+            blocks = data.ahead((reader.fill(next(buffers), *block)[: block[1] - block[0]] for block in bounds), 1)
+        with self._engine(step) as run, self.place.active():
+            for rows, (start, _) in zip(blocks, bounds, strict=True):
+                A = run.output(self.layers, self.place.xp.matrix_transpose(rows))
+                self._check_output(A, start)
+                yield A
+
+    def _check_output(self, A: Array, start: int) -> None:
+        """Check that the output from an example on is of finite numbers, which finite X may lead out of."""
         if bool(self.place.xp.all(self.place.xp.isfinite(A))):
             return
         host = devices.to_host(A)
         row, example = (int(i) for i in np.argwhere(~np.isfinite(host))[0])
         raise DataError(
-            f"X must be of about the size that the network was trained on; its output for example {example} is "
+            f"X must be of about the size that the network was trained on; its output for example {start + example} is "
             f"{host[row, example]}, beyond {self.dtype}. Scale X as it was then, or leave such examples out."
         )
 
@@ -716,26 +753,36 @@ def prepared(
     scaling: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None,
     weight: npt.NDArray[np.float64] | None,
     *,
+    most: int = data.PERMUTED,
     name: str = "Y",
 ) -> data.Examples:
-    """Return X, the encoded Y and the weights (scaled to a mean of 1), ready at `place`."""
-    encoded = np.ascontiguousarray(targets.encode(Y, kind, name=name).T)
+    """Return X, the encoded Y and the weights (scaled to a mean of 1), ready at `place`; for `most` see `Examples`."""
+    later, m = place.is_numpy and not source.in_memory and source.size > most, Y.shape[-1]
+    step = targets.COLUMNS if later else m
+    for start in range(0, m, step):
+        encoded = np.ascontiguousarray(targets.encode(Y[..., start : start + step], kind, name=name).T)
+        _check_range(encoded, start, dtype, name, flat=Y.ndim == 1)
     factors = None if weight is None else targets.relative(weight)[:, None]
-    beyond = np.abs(encoded) > np.finfo(dtype).max
-    if beyond.any():
-        example, row = (int(i) for i in np.argwhere(beyond)[0])
-        raise DataError(
-            f"{name} must fit in {dtype}; {name}[{example if Y.ndim == 1 else f'{row}, {example}'}] is "
-            f'{encoded[example, row]:g}, beyond its range. Scale it, or pass dtype="float64".'
-        )
     with place.active():
         return data.Examples(
             source,
             place,
             dtype,
             scaling,
-            place.asarray(encoded, dtype=dtype),
+            data.Encoded(Y, kind, dtype) if later else place.asarray(encoded, dtype=dtype),
             None if factors is None else place.asarray(factors, dtype=dtype),
+            most=most,
+        )
+
+
+def _check_range(encoded: npt.NDArray[np.float64], start: int, dtype: str, name: str, *, flat: bool) -> None:
+    """Check that the rows of Y of the examples from `start` on fit in `dtype`."""
+    beyond = np.abs(encoded) > np.finfo(dtype).max
+    if beyond.any():
+        example, row = (int(i) for i in np.argwhere(beyond)[0])
+        raise DataError(
+            f"{name} must fit in {dtype}; {name}[{start + example if flat else f'{row}, {start + example}'}] is "
+            f'{encoded[example, row]:g}, beyond its range. Scale it, or pass dtype="float64".'
         )
 
 

@@ -1,6 +1,6 @@
 """What Y means: the task, the classes, and the numbers that the equations are given for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from xpnet.heads import TASK_HEADS
 
 MOST_CLASSES = 20
 """Y of more distinct whole numbers than this may be classes, counts or measurements: the user must say."""
+
+COLUMNS = 2**18
+"""Examples whose Y is encoded at a time, where that need not be kept."""
 
 Labels = npt.NDArray[Any]
 
@@ -164,16 +167,29 @@ def infer(Y: Labels, task: str | Task = "auto") -> Task:
     return _named(Y, _guess(Y) if task == "auto" else task)
 
 
+def _parts(Y: Labels) -> Iterator[Labels]:
+    """Yield Y in parts of some columns: what is compared with it takes as much memory."""
+    for start in range(0, Y.shape[-1], COLUMNS):
+        yield Y[..., start : start + COLUMNS]
+
+
+def _distinct(Y: Labels) -> Labels:
+    """Return the labels that there are, sorted."""
+    return np.unique(np.concatenate([np.unique(part) for part in _parts(Y)]))
+
+
 def _whole_numbers(Y: Labels) -> bool:
-    return Y.dtype.kind in "biu" or (Y.dtype.kind == "f" and bool((np.floor(Y) == Y).all()))
+    return Y.dtype.kind in "biu" or (
+        Y.dtype.kind == "f" and all(bool((np.floor(part) == part).all()) for part in _parts(Y))
+    )
 
 
 def _zeros_and_ones(Y: Labels) -> bool:
-    return Y.dtype.kind in "biuf" and bool(((Y == 0) | (Y == 1)).all())
+    return Y.dtype.kind in "biuf" and all(bool(((part == 0) | (part == 1)).all()) for part in _parts(Y))
 
 
 def _one_hot(Y: Labels) -> bool:
-    return Y.ndim == 2 and _zeros_and_ones(Y) and bool((Y.sum(axis=0) == 1).all())
+    return Y.ndim == 2 and _zeros_and_ones(Y) and all(bool((part.sum(axis=0) == 1).all()) for part in _parts(Y))
 
 
 def _guess(Y: Labels) -> str:
@@ -192,10 +208,10 @@ def _guess(Y: Labels) -> str:
             'task="count" or task="regression".'
         )
     if Y.dtype.kind == "U":
-        return "binary" if np.unique(Y).size <= 2 else "multiclass"
+        return "binary" if _distinct(Y).size <= 2 else "multiclass"
     if not _whole_numbers(Y):
         return "regression"
-    distinct = np.unique(Y).size
+    distinct = _distinct(Y).size
     if distinct > MOST_CLASSES:
         raise TargetError(
             f"Y has {distinct} distinct whole numbers, which may be classes, counts or measurements. Pass "
@@ -227,7 +243,7 @@ def _named(Y: Labels, task: str) -> Task:
             f'task="{task}" needs Y of m labels, or one-hot columns for "multiclass"; Y is {Y.shape}.'
             ' For several labels an example pass task="multilabel".'
         )
-    classes = np.unique(Y)
+    classes = _distinct(Y)
     _refuse_single(classes, Y.size)
     if task == "binary":
         if classes.size > 2:
@@ -419,15 +435,17 @@ def decode(A: npt.NDArray[Any], task: Task) -> Labels:
     return np.asarray(task.classes[numbers])
 
 
-def score(Y: Labels, A: npt.NDArray[Any], task: Task, weight: npt.NDArray[np.float64] | None = None) -> float:
+def score(
+    Y: Labels, outputs: Iterable[npt.NDArray[Any]], task: Task, weight: npt.NDArray[np.float64] | None = None
+) -> float:
     """Return the accuracy of labels, R² of numbers (averaged over outputs) or D² of counts.
 
     Parameters
     ----------
     Y : (m,) or (n_y, m) array
         From `read`.
-    A : (n_y, m) array
-        The network's output.
+    outputs : iterable of (n_y, b) arrays
+        The network's output, some columns after others.
     weight : (m,) array or None
         The columns' weights.
 
@@ -441,38 +459,78 @@ def score(Y: Labels, A: npt.NDArray[Any], task: Task, weight: npt.NDArray[np.flo
     .. [1] T. Hastie, R. Tibshirani, M. Wainwright, Statistical Learning with Sparsity, 2015, eq. (3.11): D².
     """
     weight = None if weight is None else relative(weight)
-    if task.name == "multilabel":
-        encoded = encode(Y, task)
-        return float(np.average((decode(A, task) == encoded).all(axis=0), weights=weight))
+    parts = _beside(Y, outputs, weight)
     if task.classes is not None:
-        right = indices(decode(A, task), task.classes) == _members(Y, task)
-        return float(np.average(right, weights=weight))
-    numbers, output = _in_units_of_the_largest(encode(Y, task), A.astype(np.float64), weight)
-    mean = np.average(numbers, axis=1, weights=weight)[:, None]
+        right = sum(float(_sums(_right(some, A, task), factors)) for some, A, factors in parts)
+        return right / float(Y.shape[-1] if weight is None else weight.sum())
     deviance = _poisson_deviance if task.name == "count" else _squares
-    left = np.average(deviance(numbers, output), axis=1, weights=weight)
-    total = np.average(deviance(numbers, np.broadcast_to(mean, numbers.shape)), axis=1, weights=weight)
+    left, total = np.zeros(task.n_outputs), np.zeros(task.n_outputs)
+    exponents = _exponents(Y, task, weight)
+    mean = _mean(Y, task, weight, exponents)[:, None]
+    for some, A, factors in parts:
+        # A Y that does not count may be of any size.
+        numbers = _in_units(encode(some, task), exponents, 1.0)
+        left += _sums(deviance(numbers, _in_units(A.astype(np.float64), exponents, FAR)), factors)
+        total += _sums(deviance(numbers, np.broadcast_to(mean, numbers.shape)), factors)
     # A constant Y leaves nothing to explain: 1 when it is met exactly, else 0, as scikit-learn has it.
     explained = np.where(total > 0, 1.0 - left / np.where(total > 0, total, 1.0), np.where(left > 0, 0.0, 1.0))
     return float(np.mean(explained))
+
+
+def _beside(
+    Y: Labels, outputs: Iterable[npt.NDArray[Any]], weight: npt.NDArray[np.float64] | None
+) -> Iterator[tuple[Labels, npt.NDArray[Any], npt.NDArray[np.float64] | None]]:
+    """Yield some columns of Y, the output for them, and their weights."""
+    done = 0
+    for A in outputs:
+        span = slice(done, done + A.shape[1])
+        yield Y[..., span], A, None if weight is None else weight[span]
+        done = span.stop
+
+
+def _right(Y: Labels, A: npt.NDArray[Any], task: Task) -> npt.NDArray[np.bool_]:
+    """Return which examples are told rightly, ``(m,)``."""
+    if task.name == "multilabel":
+        return np.asarray((decode(A, task) == encode(Y, task)).all(axis=0))
+    assert task.classes is not None, "numbers are not right or wrong"
+    return np.asarray(indices(decode(A, task), task.classes) == _members(Y, task))
+
+
+def _sums(values: npt.NDArray[Any], weight: npt.NDArray[np.float64] | None) -> npt.NDArray[Any]:
+    """Return the sums over the columns, weighted."""
+    return np.asarray(values.sum(axis=-1) if weight is None else (values * weight).sum(axis=-1))
 
 
 FAR = 1e100
 """Times the largest Y: outputs beyond this count as this in R² and D², which would be no numbers otherwise."""
 
 
-@np.errstate(over="ignore")
-def _in_units_of_the_largest(
-    Y: npt.NDArray[Any], A: npt.NDArray[Any], weight: npt.NDArray[np.float64] | None
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return Y and A over the power of 2 above each output's largest Y that counts: R² and D² are the same.
+def _exponents(Y: Labels, task: Task, weight: npt.NDArray[np.float64] | None) -> npt.NDArray[Any]:
+    """Return the exponent of the power of 2 above each output's largest Y that counts, ``(n_y, 1)``.
 
-    No digit is lost so, and the squares of 1e200 are numbers, as are those of 1e-200.
+    R² and D² are the same of Y and the output over it. No digit is lost so, and the squares of 1e200 are numbers, as
+    are those of 1e-200.
     """
-    counted = Y if weight is None else Y * (weight > 0.0)
-    exponents = np.frexp(np.abs(counted).max(axis=1, keepdims=True))[1]
-    Y, A = (np.ldexp(array, -exponents) for array in (Y, A))
-    return np.clip(Y, -1.0, 1.0), np.clip(A, -FAR, FAR)  # a Y that does not count may be of any size
+    largest = np.zeros((task.n_outputs, 1))
+    for part, _, factors in _beside(Y, map(np.atleast_2d, _parts(Y)), weight):
+        counted = np.abs(encode(part, task)) * (True if factors is None else factors > 0.0)
+        largest = np.maximum(largest, counted.max(axis=1, keepdims=True))
+    return np.asarray(np.frexp(largest)[1])
+
+
+@np.errstate(over="ignore")
+def _in_units(values: npt.NDArray[Any], exponents: npt.NDArray[Any], most: float) -> npt.NDArray[Any]:
+    return np.asarray(np.clip(np.ldexp(values, -exponents), -most, most))
+
+
+def _mean(
+    Y: Labels, task: Task, weight: npt.NDArray[np.float64] | None, exponents: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Return the means of numbers in their units, ``(n_y,)``."""
+    total = np.zeros(task.n_outputs)
+    for part, _, factors in _beside(Y, map(np.atleast_2d, _parts(Y)), weight):
+        total += _sums(_in_units(encode(part, task), exponents, 1.0), factors)
+    return np.asarray(total / (Y.shape[-1] if weight is None else weight.sum()))
 
 
 def _squares(Y: npt.NDArray[Any], A: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -482,3 +540,8 @@ def _squares(Y: npt.NDArray[Any], A: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _poisson_deviance(Y: npt.NDArray[Any], A: npt.NDArray[Any]) -> npt.NDArray[Any]:
     A = np.maximum(A, np.finfo(np.float64).tiny)
     return np.asarray(2.0 * (np.where(Y > 0, Y * np.log(np.where(Y > 0, Y, 1.0) / A), 0.0) - Y + A))
+
+
+def size(Y: Labels) -> float:
+    """Return the root mean square of numbers."""
+    return float(np.sqrt(sum(float(np.sum(part.astype(np.float64) ** 2)) for part in _parts(Y)) / Y.size))

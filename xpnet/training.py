@@ -99,7 +99,7 @@ FOREIGN: dict[str, str] = {theirs: f"it is {ours!r}" for ours, names in _IS.item
 """Names that people bring from elsewhere, with the right one."""
 
 
-def fit(
+def fit(  # noqa: PLR0915  # the whole of a fit, in its order, reads better than parts that hand on twenty names
     X: Any,
     Y: Any = None,
     *,
@@ -138,7 +138,7 @@ def fit(
     ----------
     X : (n_x, m) array
         Examples as columns: any Array API array, memmap, h5py or zarr array, nested list, a list of these (joined
-        along m), a table with ``examples="rows"``, or a `Loader`, which brings its own Y.
+        along m), a table or `Parquet` with ``examples="rows"``, or a `Loader`, which brings its own Y.
     Y : (m,), (1, m) or (n_y, m) array
         Labels (words, whole numbers, bools) or numbers; 0/1 rows for multilabel or one-hot.
     hidden : int or sequence of int
@@ -270,6 +270,7 @@ def fit(
     source, treatment = _source(planned(features), X, examples, initial, fraction, seed)
     labels = targets.read(Y, examples=examples)
     data.check_orientation(source, labels.shape[-1], examples=examples)
+    source = data.spooled(source, data.PERMUTED)
     kind = targets.infer(labels, task)
     weight = targets.weights(sample_weight, class_weight, labels, kind, source.n_examples)
     held_out = _held_out(validation_data, fraction, source, labels, weight, kind, seed, examples, treatment)
@@ -299,11 +300,13 @@ def fit(
             tf32=tf32,
         ) as run,
     ):
-        given = prepared(source, labels, kind, place, dtype, scaling, weight)
+        given = prepared(source, labels, kind, place, dtype, scaling, weight, most=data.PERMUTED)
         given = given.kept(gathered=columns < m, spare=engine.peak(sizes, columns))
         valid = None
         if held_out is not None:
-            valid = prepared(*held_out[:2], kind, place, dtype, scaling, held_out[2], name="validation Y")
+            valid = prepared(
+                *held_out[:2], kind, place, dtype, scaling, held_out[2], most=data.WINDOW, name="validation Y"
+            )
             valid = valid.kept(gathered=False)
         training_run = _Training(
             options=options,
@@ -459,6 +462,7 @@ def _held_out(
     theirs = data.source(
         validation_data[0], examples=examples, name="validation X", features=treatment, names=source.names
     )
+    theirs = data.spooled(theirs, data.WINDOW)
     if theirs.n_features != source.n_features:
         raise ShapeError(
             f"validation X must have X's {source.n_features} features; it has {theirs.n_features}. "
@@ -516,7 +520,7 @@ def _warned_of_scale(source: data.Source, labels: Any, kind: Task, *, standardiz
     return found
 
 
-def _checksum(*arrays: Array, dtype: str) -> str:
+def _checksum(arrays: Iterable[Array], *, dtype: str) -> str:
     """Return eight characters that arrays of other numbers will hardly have, wherever they are."""
     checksum = 0
     for array in arrays:
@@ -530,11 +534,12 @@ def _checksums(examples: Examples | None, name: str = "") -> dict[str, str | Non
     if examples is None:
         return dict.fromkeys(f"{name}{part}" for part in ("X", "Y", "weighting"))
     weights = [] if examples.weight is None else [examples.weight]
+    Y = examples.Y.parts() if isinstance(examples.Y, data.Encoded) else [examples.Y]
     with np.errstate(all="ignore"):
         return {
-            f"{name}X": _checksum(*data.sample(examples.source), dtype=examples.dtype),
-            f"{name}Y": _checksum(examples.Y, dtype=examples.dtype),
-            f"{name}weighting": _checksum(*weights, dtype=examples.dtype) if weights else None,
+            f"{name}X": _checksum(data.sample(examples.source), dtype=examples.dtype),
+            f"{name}Y": _checksum(Y, dtype=examples.dtype),
+            f"{name}weighting": _checksum(weights, dtype=examples.dtype) if weights else None,
         }
 
 
@@ -893,6 +898,6 @@ class _Training:
             "checksums": {
                 **_checksums(self.examples),
                 **_checksums(self.validation, "validation "),
-                "initial": _checksum(self.theta, dtype=self.examples.dtype),
+                "initial": _checksum([self.theta], dtype=self.examples.dtype),
             },
         }
