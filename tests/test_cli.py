@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import xpnet
-from xpnet import activations, files, tables
+from xpnet import activations, data, files, network, tables
 from xpnet.activations import Activation
 from xpnet.cli import _split, main
 from xpnet.device import cuda_problem
@@ -319,6 +319,47 @@ def test_every_format_gives_the_same_network(run, flower):
         np.testing.assert_array_equal(others, weights[0])
 
 
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_a_large_file_is_trained_on_and_predicted_as_a_small_one(run, tmp_path, monkeypatch, kind):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path, generator = tmp_path / f"rows.{kind}", np.random.default_rng(5)
+    rows = generator.standard_normal((900, 4))
+    rows[:, 2] = rows[:, 0] > rows[:, 1]
+    if kind == "npy":
+        np.save(path, rows)
+    else:
+        columns = dict(zip("abyd", rows.T, strict=True)) | {"__index_level_0__": np.arange(900)}
+        pq.write_table(pa.table(columns), path, row_group_size=77)
+    for name, value in (("RUN", 16), ("WINDOW", 160), ("PERMUTED", 64), ("READ", 100)):
+        monkeypatch.setattr(data, name, value)
+    monkeypatch.setattr(network, "PREDICTED", 3_000)
+    found = []
+    for size in ("small", "large"):
+        monkeypatch.setattr(tables, "LARGE", 100 if size == "large" else 10**9)
+        out, predictions = tmp_path / f"{size}.safetensors", tmp_path / f"{size}.csv"
+        target, drop = ("2", "3") if kind == "npy" else ("y", "d")
+        fitted = ("--target", target, "--drop", drop, "--epochs", 3, "--random-state", 0, "--out", out)
+        code, lines, err = run("fit", path, *fitted)
+        assert code == 0
+        source = path
+        if kind == "npy":
+            source = tmp_path / "features.npy"
+            np.save(source, rows[:, :2])
+        assert run("predict", out, source, "--proba", "--out", predictions)[0] == 0
+        kept = {label: text for label, text in shown(lines).items() if label not in ("time", "written")}
+        found.append((kept, err, predictions.read_text(), xpnet.load(out).W1.tobytes()))
+    assert found[0] == found[1]
+
+
+def test_a_hole_in_a_large_file_is_named(refusal, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "LARGE", 100)
+    rows = np.random.default_rng(5).standard_normal((900, 4))
+    rows[700, 1] = np.nan
+    np.save(tmp_path / "rows.npy", rows)
+    message = refusal("fit", tmp_path / "rows.npy", "--target", "3", "--task", "regression", "--random-state", 0)
+    assert message.startswith(f"{tmp_path / 'rows.npy'} must be finite; feature 1 of example 700 is nan.")
+
+
 def test_the_seed_that_is_printed_repeats_the_run(run, flower):
     def results(*options):
         code, lines, _ = run("fit", flower, "--target", "color", "--epochs", 5, *options)
@@ -497,7 +538,7 @@ def test_real_data_is_learned(run, tmp_path, name):
     words = name in ("breast_cancer", "wine")
     target = np.asarray(bunch.target_names)[bunch.target].tolist() if words else bunch.target
     path = tmp_path / f"{name}.{suffix}"
-    tables.write(str(path), {**columns, "what it is": np.asarray(target)})
+    tables.write(str(path), [{**columns, "what it is": np.asarray(target)}])
     assert pa.__name__ == "pyarrow"
     scores = []
     for seed in range(5):

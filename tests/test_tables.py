@@ -689,7 +689,7 @@ COLUMNS = {
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
 def test_what_is_written_is_read_back(tmp_path, name):
     path = str(tmp_path / name)
-    tables.write(path, COLUMNS)
+    tables.write(path, [COLUMNS])
     options = pa_csv.ParseOptions(newlines_in_values=True)
     table = pa_csv.read_csv(path, parse_options=options) if name.endswith("csv") else pq.read_table(path)
     assert table.column_names == list(COLUMNS)
@@ -700,7 +700,7 @@ def test_what_is_written_is_read_back(tmp_path, name):
 def test_csv_is_written_in_chunks_that_join(monkeypatch):
     monkeypatch.setattr(tables, "CHUNK", 2)
     file = io.StringIO()
-    tables.write_csv({"a": np.arange(5), "b": np.arange(5) / 2}, file)
+    tables.write_csv([{"a": np.arange(5), "b": np.arange(5) / 2}], file)
     assert file.getvalue() == "a,b\n0,0.0\n1,0.5\n2,1.0\n3,1.5\n4,2.0\n"
 
 
@@ -717,7 +717,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, name):
 
     column = np.asarray(["a", "b"]).view(Unwritable)
     with pytest.raises(OSError, match="No space left on device; nothing was changed"):
-        tables.write(str(path), {"a": column})
+        tables.write(str(path), [{"a": column}])
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == [name]
 
@@ -726,7 +726,7 @@ def test_a_symbolic_link_stays_one(tmp_path):
     link, real = tmp_path / "link.csv", tmp_path / "real.csv"
     real.write_text("old")
     link.symlink_to(real)
-    tables.write(str(link), {"a": np.asarray([1])})
+    tables.write(str(link), [{"a": np.asarray([1])}])
     assert link.is_symlink()
     assert real.read_text() == "a\n1\n"
 

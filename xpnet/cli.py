@@ -224,11 +224,12 @@ def _predict(options: argparse.Namespace) -> int:
     if options.proba and net.classes is None:
         raise ArgumentError(f"--proba needs a network that tells classes; this one is for {net.task}. Leave it out.")
     X = tables.read_features(options.data, n_features=net.sizes[0], names=net.feature_names, features=net.features)
-    columns = _predictions(devices.to_host(net.predict_proba(X, examples="rows")), net.kind, proba=options.proba)
-    if options.out is not None:
-        tables.write(options.out, columns)
-    elif sys.stdout is not None:
-        tables.write_csv(columns, sys.stdout)
+    with contextlib.closing(net.outputs(X, examples="rows")) as outputs:
+        parts = (_predictions(devices.to_host(A), net.kind, proba=options.proba) for A in outputs)
+        if options.out is not None:
+            tables.write(options.out, parts)
+        elif sys.stdout is not None:
+            tables.write_csv(parts, sys.stdout)
     return 0
 
 
@@ -351,8 +352,11 @@ def _split(m: int, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], n
     held = round(m * fraction)
     if fraction and not 0 < held < m:
         raise ArgumentError(f"--test-fraction must leave a row on each side; {fraction:g} of {m} rows is {held}.")
-    order = np.random.default_rng([seed, 3]).permutation(m)  # 0 to 2 are fit's: weights, order, validation
-    return np.sort(order[held:]), np.sort(order[:held])
+    is_held = np.zeros(m, dtype=bool)
+    is_held[np.random.default_rng([seed, 3]).permutation(m)[:held]] = (
+        True  # 0 to 2 are fit's: weights, order, validation
+    )
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
 def _check_classes(training: tables.Labeled, held_out: tables.Labeled, kind: Task) -> None:

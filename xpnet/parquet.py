@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -142,17 +143,21 @@ def _opened(path: Any) -> Any:
         ) from error
     os.stat(path)  # what is not there is named by the system
     try:
-        return pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
-    except (pyarrow.ArrowException, OSError) as error:
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+        len(file.schema_arrow.names)  # decodes them
+        return file
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def _columns(schema: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    names = tuple(schema.names) if wanted is None else tuple(wanted)
+    there = list(schema.names)  # a new list each time that it is asked for
+    names = tuple(there) if wanted is None else tuple(wanted)
     if isinstance(wanted, str):
         raise ArgumentError(f"columns must be a sequence of names; it is the word {wanted!r}. Pass [{wanted!r}].")
+    counts = Counter(there)
     for name in names:
-        if (count := schema.names.count(name)) != 1:
+        if (count := counts[name]) != 1:
             came = "it is not there" if count == 0 else f"it is there {count} times"
             raise DataError(f"The column {name!r} must be in the Parquet file once; {came}. It has {_listed(schema)}.")
     if not names:
@@ -164,9 +169,9 @@ def _dtypes(schema: Any, names: Sequence[str], number: int) -> list[np.dtype[Any
     """Return the columns' NumPy dtypes."""
     from pyarrow import types
 
-    found, wrong = [], []
+    found, wrong, there = [], [], set(schema.names)
     for name in names:
-        if name not in schema.names:
+        if name not in there:
             raise ShapeError(
                 f"The Parquet files must have the same columns; file {number} lacks {name!r}. It has {_listed(schema)}."
             )

@@ -1,6 +1,7 @@
 """Tables in files: the examples that the command reads and the predictions that it writes. Rows are examples here.
 
-CSV and Parquet go through pyarrow, which is imported when one of them is met; .npy and .npz need NumPy alone.
+CSV and Parquet go through pyarrow, which is imported when one of them is met; .npy and .npz need NumPy alone. Rows of
+.npy and Parquet files with more than `LARGE` numbers are read as they are needed.
 """
 
 import contextlib
@@ -14,8 +15,10 @@ import shlex
 import stat
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
@@ -23,9 +26,10 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from xpnet import files
+from xpnet import data, files
 from xpnet.errors import ArgumentError, DataError, MissingPackageError, ShapeError, XpnetWarning
 from xpnet.features import Features
+from xpnet.parquet import Parquet
 
 READABLE = (".csv", ".parquet", ".npy", ".npz")
 """The endings of files that are read."""
@@ -35,6 +39,9 @@ WRITABLE = (".csv", ".parquet")
 
 LISTED = 8
 """The most names that a message lists."""
+
+LARGE = data.WINDOW
+"""Numbers in a .npy or Parquet file beyond which they are not all read at once."""
 
 CHUNK = 65_536
 """Rows of a CSV that are made text at a time."""
@@ -49,7 +56,7 @@ class Labeled:
 
     Attributes
     ----------
-    X : (m, n_x) array or pyarrow table
+    X : (m, n_x) array, pyarrow table or Source
         Numbers; a table has the features' names.
     Y : (m,) or (m, n_y) array
         Labels or numbers.
@@ -59,7 +66,9 @@ class Labeled:
     Y: npt.NDArray[Any]
 
     def rows(self, numbers: npt.NDArray[np.int64]) -> "Labeled":
-        """Return the examples of these numbers."""
+        """Return the examples of these numbers, which rise."""
+        if isinstance(self.X, data.Source):
+            return Labeled(self.X.subset(numbers), self.Y[numbers])
         return Labeled(self.X.take(numbers) if _is_arrow(self.X) else self.X[numbers], self.Y[numbers])
 
 
@@ -98,11 +107,14 @@ def read_labeled(path: str, target: str, *, drop: Collection[str] = (), treated:
         raise ArgumentError(
             f"features needs columns with names, which a {suffix} file has not; {path} is one. Leave it out."
         )
+    choose = None if treated else partial(_features, target=target, drop=drop, path=path)
     match suffix:
         case ".npy":
             return _labeled_matrix(_matrix(path), target, drop, path)
         case ".npz":
             return _labeled_arrays(_arrays(path), target, drop, path)
+        case ".parquet" if X := _streamed(path, choose):
+            return Labeled(X, _target(path, target, drop))
         case _:
             return _labeled_table(_table(path), target, drop, path, treated=treated)
 
@@ -125,18 +137,21 @@ def read_features(path: str, *, n_features: int, names: Sequence[str] | None, fe
 
     Returns
     -------
-    (m, n_features) array or pyarrow table
+    (m, n_features) array, pyarrow table or Source
 
     Raises
     ------
     OSError, ArgumentError, DataError, MissingPackageError
         As `read_labeled`; `ShapeError` when the features are others.
     """
+    choose = None if features else partial(_known, n_features=n_features, names=names, path=path)
     match _format(path):
         case ".npy":
             X = _matrix(path)
         case ".npz":
             X = _only_matrix(_arrays(path), n_features, path)
+        case ".parquet" if source := _streamed(path, choose):
+            return source
         case _:
             return _features_of_table(path, n_features, names, features)
     if X.shape[1] != n_features:
@@ -144,7 +159,7 @@ def read_features(path: str, *, n_features: int, names: Sequence[str] | None, fe
             f"{path} has {X.shape[1]} columns and the network was trained on {n_features} features. Leave out the "
             "target and whatever else is not a feature."
         )
-    return _checked(X, path)
+    return _rows_of(X, path) if isinstance(X, np.memmap) and X.size > LARGE else _checked(X, path)
 
 
 # Formats --------------------------------------------------------------------------------------------------------------
@@ -216,11 +231,51 @@ def _parquet(path: str, pyarrow: Any) -> Any:
         return file.read()
 
 
+def _streamed(path: str, choose: Callable[[Sequence[str]], Sequence[str]] | None) -> data.Source | None:
+    """Return the columns chosen of a large Parquet file, as they are needed.
+
+    None when it is small, when there is nothing to choose with, and when not all of them are numbers.
+    """
+    if choose is None:
+        return None
+    pyarrow = _pyarrow(path)
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema, size = file.schema_arrow, file.metadata.num_rows * file.metadata.num_columns
+            columns = schema.names  # decodes them
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
+        return None  # which is said when it is read
+    names = choose(columns) if size > LARGE else ()
+    if not names or len(set(columns)) < len(columns) or not all(_is_number(schema.field(name).type) for name in names):
+        return None
+    return data.source(Parquet(path, names), examples="rows", name=path)
+
+
+def _target(path: str, target: str, drop: Collection[str]) -> npt.NDArray[Any]:
+    """Return the target's column of a Parquet file alone."""
+    with _pyarrow(path).parquet.ParquetFile(path) as file:
+        names, table = file.schema_arrow.names, file.read([target])
+    _warn_of_numbering([name for name in names if name != target and name not in drop], path)
+    return _labels(_column(table, target, path), target, path)
+
+
+def _rows_of(array: npt.NDArray[Any], path: str, columns: Sequence[int] | None = None) -> data.Source:
+    """Return the rows of a mapped file, of these columns, as they are needed."""
+    source = data.source(array, examples="rows", name=path)
+    if columns is None:
+        return source
+
+    def read(start: int, stop: int) -> npt.NDArray[Any]:
+        return np.take(source.read(start, stop), columns, axis=1)
+
+    return replace(source, n_features=len(columns), read=read)
+
+
 def _matrix(path: str) -> npt.NDArray[Any]:
     """Return a .npy file, mapped rather than read, and never unpickled."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
-            array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+            array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # NumPy meets damage with ValueError, OverflowError, TokenError and more
         raise DataError(f"{path} cannot be read as a .npy array: {error}") from error
     if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "biuf":
@@ -268,12 +323,23 @@ def _memory() -> float:
 
 def _labeled_matrix(array: npt.NDArray[Any], target: str, drop: Collection[str], path: str) -> Labeled:
     chosen, *left_out = (_column_number(text, array.shape[1], path) for text in (target, *drop))
-    Y = array[:, chosen].copy()
+    Y = _column_of(array, chosen, path)
     _checked(Y[:, None], path, [f"column {chosen}"])
     kept = [i for i in range(array.shape[1]) if i not in {chosen, *left_out}]
     if not kept:
         raise DataError(f"{path} has no column besides the target; there is nothing to learn from.")
+    if array.size > LARGE:
+        return Labeled(_rows_of(array, path, kept), Y)
     return Labeled(_checked(array[:, kept], path, [f"column {i}" for i in kept]), Y)
+
+
+def _column_of(array: npt.NDArray[Any], number: int, path: str) -> npt.NDArray[Any]:
+    """Return one column of a mapped file, for which all of it is gone through."""
+    Y, source = np.empty(array.shape[0], array.dtype), _rows_of(array, path)
+    for start, stop in source.blocks():
+        Y[start:stop] = array[start:stop, number]
+        source.let_go()
+    return Y
 
 
 def _column_number(text: str, width: int, path: str) -> int:
@@ -328,42 +394,56 @@ def _check_features(X: npt.NDArray[Any], name: str, path: str) -> None:
 
 
 def _labeled_table(table: Any, target: str, drop: Collection[str], path: str, *, treated: bool) -> Labeled:
-    for name in (target, *drop):
-        _check_known(name, table.column_names, path, "column")
-    names = [name for name in table.column_names if name != target and name not in drop]
-    numbering = [name for name in names if _INDEX.fullmatch(name)]
-    if numbering:
-        warnings.warn(
-            f"{path} has the column {_listed(numbering)}, in which pandas keeps row numbers; it is left out.",
-            XpnetWarning,
-            stacklevel=2,
-        )
-    names = [name for name in names if name not in numbering]
-    if not names:
-        raise DataError(f"{path} has no column besides the target {target!r}; there is nothing to learn from.")
+    names = _features(table.column_names, target=target, drop=drop, path=path)
+    _warn_of_numbering([name for name in table.column_names if name != target and name not in drop], path)
     Y = _labels(_column(table, target, path), target, path)
     if treated:
         return Labeled(_picked(table, names, path), Y)
     return Labeled(_numbers(table, names, path, trained=False), Y)
 
 
-def _features_of_table(path: str, n_features: int, names: Sequence[str] | None, features: Features | None) -> Any:
-    if features is not None:
-        names = features.columns
-    table = _table(path, () if features is None else features.words)
-    given = [name for name in table.column_names if not _INDEX.fullmatch(name)]
-    known = set(table.column_names)  # a new list, and 10,000 names to make it of, each time that it is asked for
-    lacking = [name for name in names or () if name not in known]
+def _features(columns: Sequence[str], *, target: str, drop: Collection[str], path: str) -> list[str]:
+    """Return which of the columns are features, to be trained on."""
+    for name in (target, *drop):
+        _check_known(name, columns, path, "column")
+    names = [name for name in columns if name != target and name not in drop and not _INDEX.fullmatch(name)]
+    if not names:
+        raise DataError(f"{path} has no column besides the target {target!r}; there is nothing to learn from.")
+    return names
+
+
+def _warn_of_numbering(columns: Sequence[str], path: str) -> None:
+    numbering = [name for name in columns if _INDEX.fullmatch(name)]
+    if numbering:
+        warnings.warn(
+            f"{path} has the column {_listed(numbering)}, in which pandas keeps row numbers; it is left out.",
+            XpnetWarning,
+            stacklevel=2,
+        )
+
+
+def _known(columns: Sequence[str], *, n_features: int, names: Sequence[str] | None, path: str) -> Sequence[str]:
+    """Return which of the columns are the features that a network was trained on."""
+    given, there = [name for name in columns if not _INDEX.fullmatch(name)], set(columns)
+    lacking = [name for name in names or () if name not in there]
     if lacking:
         raise ShapeError(f"{path} lacks columns that the network was trained on: {_listed(lacking)}.")
-    if features is not None:
-        return _picked(table, features.columns, path)
     if not names and len(given) != n_features:
         raise ShapeError(
             f"{path} has {len(given)} columns and the network was trained on {n_features} features without names. "
             "Leave out the target and whatever else is not a feature."
         )
-    return _numbers(table, names or given, path, trained=True)
+    return names or given
+
+
+def _features_of_table(path: str, n_features: int, names: Sequence[str] | None, features: Features | None) -> Any:
+    table = _table(path, () if features is None else features.words)
+    if features is not None:
+        chosen = _known(table.column_names, n_features=n_features, names=features.columns, path=path)
+        return _picked(table, chosen, path)
+    return _numbers(
+        table, _known(table.column_names, n_features=n_features, names=names, path=path), path, trained=True
+    )
 
 
 def _picked(table: Any, names: Sequence[str], path: str) -> Any:
@@ -441,8 +521,13 @@ def _is_numeric(column: Any) -> bool:
     from pyarrow import types
 
     # A column of which everything is missing has the type null; it is called missing, not wordy.
-    tests = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
-    return any(test(column.type) for test in tests)
+    return _is_number(column.type) or types.is_null(column.type)
+
+
+def _is_number(kind: Any) -> bool:
+    from pyarrow import types
+
+    return any(test(kind) for test in (types.is_integer, types.is_floating, types.is_boolean))
 
 
 def _gaps(column: Any) -> tuple[int, int]:
@@ -549,15 +634,15 @@ def check_output(path: str, *, option: str, inputs: Collection[str], endings: Se
         _pyarrow(path)
 
 
-def write(path: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+def write(path: str, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
     """Write a table, whole or not at all.
 
     Parameters
     ----------
     path : str
         Ends in one of `WRITABLE`.
-    columns : mapping of str to (m,) array
-        By name.
+    parts : iterable of mappings of str to (b,) array
+        Some rows after others, one part at least: their columns by name, the same in each.
 
     Raises
     ------
@@ -567,12 +652,14 @@ def write(path: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     with files.replacing(path) as temporary:
         if path.lower().endswith(".parquet"):
             pyarrow = _pyarrow(path)
-            table = pyarrow.table({name: _writable(column) for name, column in columns.items()})
-            with open(temporary, "xb") as file:
-                pyarrow.parquet.write_table(table, file)
+            tables = (pyarrow.table({key: _writable(column) for key, column in part.items()}) for part in parts)
+            first = next(tables)
+            with open(temporary, "xb") as file, pyarrow.parquet.ParquetWriter(file, first.schema) as writer:
+                for table in chain([first], tables):
+                    writer.write_table(table)
         else:
             with open(temporary, "x", encoding="utf-8", errors="backslashreplace", newline="") as text:
-                write_csv(columns, text)
+                write_csv(parts, text)
 
 
 def _writable(column: npt.NDArray[Any]) -> Any:
@@ -582,19 +669,21 @@ def _writable(column: npt.NDArray[Any]) -> Any:
     return [word.encode(errors="backslashreplace").decode() for word in column.tolist()]
 
 
-def write_csv(columns: Mapping[str, npt.NDArray[Any]], file: TextIO) -> None:
+def write_csv(parts: Iterable[Mapping[str, npt.NDArray[Any]]], file: TextIO) -> None:
     """Write a table as CSV; numbers have the digits that tell them from their neighbors.
 
     Parameters
     ----------
-    columns : mapping of str to (m,) array
-        By name.
+    parts : iterable of mappings of str to (b,) array
+        As `write` takes them.
     file : text file
         Where to.
     """
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    for start in range(0, min(map(len, columns.values())), CHUNK):
-        writer.writerows(
-            zip(*(column[start : start + CHUNK].astype(str).tolist() for column in columns.values()), strict=True)
-        )
+    for number, columns in enumerate(parts):
+        if number == 0:
+            writer.writerow(columns)
+        for start in range(0, min(map(len, columns.values())), CHUNK):
+            writer.writerows(
+                zip(*(column[start : start + CHUNK].astype(str).tolist() for column in columns.values()), strict=True)
+            )
