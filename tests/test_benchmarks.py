@@ -105,6 +105,19 @@ def test_results_of_another_kind_are_not_merged(measured, tmp_path):
     assert "full.json was measured with another quick: False, not True. Name another --out." in done.stderr
 
 
+def test_data_larger_than_memory_is_measured(tmp_path):
+    arguments = ["--quick", "--only", "memory,throughput", "--repeats", "1", "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "tests/benchmarks/big.py"), *arguments, "--actions", "fit,predict"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (results,) = (json.loads(path.read_text()) for path in tmp_path.glob("big-*.json"))
+    assert results["throughput"]["same bits"]
+    assert set(results["memory"]) == {"fit", "predict"}
+    assert not [each["error"] for each in results["memory"].values() if "error" in each]
+    (report,) = (path.read_text() for path in tmp_path.glob("big-*.md"))
+    assert "bit" in report
+
+
 def test_an_unknown_section_is_refused_with_the_known_ones():
     done = run("--only", "fastest")
     assert done.returncode == 2
