@@ -270,7 +270,7 @@ def fit(  # noqa: PLR0915  # the whole of a fit, in its order, reads better than
     source, treatment = _source(planned(features), X, examples, initial, fraction, seed)
     labels = targets.read(Y, examples=examples)
     data.check_orientation(source, labels.shape[-1], examples=examples)
-    source = data.spooled(source, data.PERMUTED)
+    source = data.spooled(source, data.WINDOW if fraction else data.PERMUTED)  # what is held out is read every epoch
     kind = targets.infer(labels, task)
     weight = targets.weights(sample_weight, class_weight, labels, kind, source.n_examples)
     held_out = _held_out(validation_data, fraction, source, labels, weight, kind, seed, examples, treatment)
