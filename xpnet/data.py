@@ -836,7 +836,8 @@ class Examples:
         for start, stop in runs:
             self._fill(rows[done : done + stop - start], start, stop)
             done += stop - start
-            if (done - mapped) * self.source.n_features >= READ:
+            # Where a run lies in as many places as there are features, much is mapped around each.
+            if self.source.apart or (done - mapped) * self.source.n_features >= READ:
                 self.source.let_go()
                 mapped = done
         self.source.let_go()
