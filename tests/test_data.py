@@ -420,6 +420,7 @@ def test_targets_that_are_encoded_as_needed_train_and_score_as_in_memory(keep, m
     common = {"task": task, "hidden": 6, "epochs": 3, "batch_size": 32, "random_state": 2, "verbose": False}
     ours, known = (xpnet.fit(X, Y, sample_weight=WEIGHT, **common) for X in (file, memory))
     assert bits(ours) == bits(known)
+    assert {finding.kind for finding in ours.diagnosis} == {finding.kind for finding in known.diagnosis}
     assert ours.score(file, Y, sample_weight=WEIGHT) == known.score(memory, Y, sample_weight=WEIGHT)
     assert ours.cost(file, Y, sample_weight=WEIGHT) == known.cost(memory, Y, sample_weight=WEIGHT)
 

@@ -62,7 +62,7 @@ def test_rows_are_read_in_any_order(path, monkeypatch, decoded, spans):
 
 def test_columns_are_those_named_in_that_order(path):
     X = xpnet.Parquet(path, ["d", "a"])
-    assert (X.column_names, X.shape, X.dtype) == (("d", "a"), (M, 2), np.float32)
+    assert (X.columns, X.shape, X.dtype) == (("d", "a"), (M, 2), np.float32)
     assert np.array_equal(X.read(85, 95), ROWS[85:95, [3, 0]])
 
 

@@ -245,8 +245,32 @@ class Network:
     def outputs(self, X: Any, *, examples: str = "columns") -> Generator[Array, None, None]:
         """Yield what `predict_proba` returns a few columns after others, ``(n_y, b)``, at the network's place.
 
-        For what is too large to be kept, such as predictions that are written to a file. Parameters and exceptions are
-        those of `predict`.
+        For what is too large to be kept, such as predictions that are written to a file.
+
+        Parameters
+        ----------
+        X : (n_x, m) array
+            Examples as columns, or ``(m, n_x)`` with ``examples="rows"``.
+        examples : {"columns", "rows"}
+            Which way the examples lie.
+
+        Returns
+        -------
+        generator of (n_y, b) float arrays
+            To be gone through to its end, or closed.
+
+        Raises
+        ------
+        ShapeError, DataError
+            As `predict`.
+
+        Examples
+        --------
+        >>> import xpnet
+        >>> X, Y = xpnet.datasets.flower()
+        >>> net = xpnet.fit(X, Y, epochs=1, random_state=0)
+        >>> sum(A.shape[1] for A in net.outputs(X))
+        400
         """
         yield from self._outputs(self._source(X, examples))
 

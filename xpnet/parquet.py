@@ -83,7 +83,28 @@ class Parquet:
         return f"<Parquet {m} × {n_x}, {self.dtype}, {len(self._groups)} row groups>"
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return the rows from `start` to `stop`; those that follow the last ones read come without further ado."""
+        """Return some rows; those that follow the last ones read come without further ado.
+
+        Parameters
+        ----------
+        start, stop : int
+            The first, and the one after the last.
+
+        Returns
+        -------
+        (stop - start, n_x) array
+
+        Raises
+        ------
+        DataError
+            Numbers are missing among them, or the file is damaged.
+
+        Examples
+        --------
+        >>> import xpnet
+        >>> xpnet.Parquet("houses.parquet").read(0, 10).shape  # doctest: +SKIP
+        (10, 3)
+        """
         rows = np.empty((stop - start, self.shape[1]), self.dtype)
         done = 0
         with self._lock:
