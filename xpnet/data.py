@@ -863,7 +863,8 @@ class _Reread:
     def _rows(self, start: int, stop: int) -> Array:
         rows = self.examples.converted(start, stop)
         # As they would lie in memory, where what is standardized is kept so.
-        return rows if self.examples.scaling is None else np.ascontiguousarray(rows)
+        turned = self.examples.scaling is not None and self.examples.place.is_numpy
+        return np.ascontiguousarray(rows) if turned else rows
 
 
 def moved(*several: Examples | None) -> dict[str, float]:

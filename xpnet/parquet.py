@@ -164,7 +164,8 @@ def _opened(path: Any) -> Any:
         ) from error
     os.stat(path)  # what is not there is named by the system
     try:
-        file = pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+        source = pyarrow.OSFile(os.fsencode(path))  # as a string it would have to be UTF-8
+        file = pyarrow.parquet.ParquetFile(source, buffer_size=BUFFER, pre_buffer=False)
         len(file.schema_arrow.names)  # decodes them
         return file
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

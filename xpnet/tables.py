@@ -240,7 +240,7 @@ def _streamed(path: str, choose: Callable[[Sequence[str]], Sequence[str]] | None
         return None
     pyarrow = _pyarrow(path)
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(pyarrow.OSFile(os.fsencode(path))) as file:
             schema, size = file.schema_arrow, file.metadata.num_rows * file.metadata.num_columns
             columns = schema.names  # decodes them
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
@@ -253,7 +253,8 @@ def _streamed(path: str, choose: Callable[[Sequence[str]], Sequence[str]] | None
 
 def _target(path: str, target: str, drop: Collection[str]) -> npt.NDArray[Any]:
     """Return the target's column of a Parquet file alone."""
-    with _pyarrow(path).parquet.ParquetFile(path) as file:
+    pyarrow = _pyarrow(path)
+    with pyarrow.parquet.ParquetFile(pyarrow.OSFile(os.fsencode(path))) as file:
         names, table = file.schema_arrow.names, file.read([target])
     _warn_of_numbering([name for name in names if name != target and name not in drop], path)
     return _labels(_column(table, target, path), target, path)
