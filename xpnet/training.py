@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -99,7 +99,7 @@ FOREIGN: dict[str, str] = {theirs: f"it is {ours!r}" for ours, names in _IS.item
 """Names that people bring from elsewhere, with the right one."""
 
 
-def fit(  # noqa: PLR0915  # the whole of a fit, in its order, reads better than parts that hand on twenty names
+def fit(
     X: Any,
     Y: Any = None,
     *,
