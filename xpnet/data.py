@@ -600,7 +600,7 @@ class Examples:
     rows: Array | None = None
     feed: "Feed | None" = None
     buffers: list[Array] = field(default_factory=list)
-    most: int = PERMUTED
+    most: int = field(default_factory=lambda: PERMUTED)
 
     @property
     def large(self) -> bool:
