@@ -127,7 +127,7 @@ class Source:
         ``read(start, stop)``, the examples' rows, ``(stop - start, n_x)``.
     name : str
         What messages call it.
-    numbers : (n_examples,) int64 array or None
+    numbers : (n_examples,) int64 array, range or None
         The examples' numbers in what was given, when this is a subset of it.
     apart : bool
         Whether, in a file, the numbers of an example lie apart and those of a feature together.
@@ -144,7 +144,7 @@ class Source:
     names: tuple[str, ...] | None
     read: Callable[[int, int], Array]
     name: str = "X"
-    numbers: npt.NDArray[np.int64] | None = None
+    numbers: npt.NDArray[np.int64] | range | None = None
     apart: bool = False
     in_turn: bool = False
     let_go: Callable[[], None] = _nothing
@@ -1010,7 +1010,31 @@ def _wide(rows: Array, dtype: str) -> str:
     return "float64" if devices.place_of(rows).is_numpy or devices.dtype_name(rows) == "float64" else dtype
 
 
-@np.errstate(all="ignore")
+class Moments(NamedTuple):
+    """What a scaling is made of, for so many examples.
+
+    Attributes
+    ----------
+    n : int
+        The examples.
+    mean, squares : (n_x,) float64 arrays
+        The features' means, and the sums of their squared distances from them.
+    dtype : str
+        In which the numbers were read.
+    """
+
+    n: int
+    mean: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
+    dtype: str
+
+    def merged(self, other: "Moments") -> "Moments":
+        """Return those of both, by the formula of `scaling_of`."""
+        n, k, shift = self.n, other.n, other.mean - self.mean
+        squares = self.squares + (other.squares + shift**2 * (n * k / (n + k)))
+        return Moments(n + k, self.mean + shift * (k / (n + k)), squares, other.dtype)
+
+
 def scaling_of(source: Source, dtype: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the features' means and deviations, ``(n_x,)`` each; constant features get a deviation of 1.
 
@@ -1027,9 +1051,14 @@ def scaling_of(source: Source, dtype: str) -> tuple[npt.NDArray[np.float64], npt
     .. [1] T. Chan, G. Golub, R. LeVeque, Updating formulae and a pairwise algorithm for computing sample variances,
        1979.
     """
+    return scaling_from(source, moments(source, dtype))
+
+
+@np.errstate(all="ignore")
+def moments(source: Source, dtype: str) -> Moments:
+    """Return the features' means and squares over all examples, block by block."""
     xp = source.place.xp
-    wide = "float32"
-    n, mean, squares = 0, np.zeros(source.n_features), np.zeros(source.n_features)
+    found = Moments(0, np.zeros(source.n_features), np.zeros(source.n_features), "float32")
     for start, stop in source.blocks():
         rows = source.read(start, stop)
         wide = _wide(rows, dtype)
@@ -1041,20 +1070,24 @@ def scaling_of(source: Source, dtype: str) -> tuple[npt.NDArray[np.float64], npt
         D = rows - rows[:1, :]  # less a first guess at the mean, so that a constant feature is exactly constant
         D_mean = xp.mean(D, axis=0)
         D -= D_mean
-        k, first = stop - start, devices.to_host(rows[0, :]).astype(np.float64)
-        shift = first + devices.to_host(D_mean).astype(np.float64) - mean
-        squares += devices.to_host(xp.sum(D * D, axis=0)).astype(np.float64) + shift**2 * (n * k / (n + k))
-        mean += shift * (k / (n + k))
-        n += k
-    deviation = np.sqrt(squares / n)
+        mean = devices.to_host(rows[0, :]).astype(np.float64) + devices.to_host(D_mean).astype(np.float64)
+        squares = devices.to_host(xp.sum(D * D, axis=0)).astype(np.float64)
+        found = found.merged(Moments(stop - start, mean, squares, wide))
+    return found
+
+
+@np.errstate(all="ignore")
+def scaling_from(source: Source, found: Moments) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the scaling that moments amount to; `source` is for the messages, which are `scaling_of`'s."""
+    deviation = np.sqrt(found.squares / found.n)
     if not np.isfinite(deviation).all():
         worst = int(np.argmin(np.isfinite(deviation)))
         raise DataError(
-            f"{source.name} must be smaller to be standardized; {source.feature(worst)} has squares beyond {wide}. "
-            "Scale it first."
+            f"{source.name} must be smaller to be standardized; {source.feature(worst)} has squares beyond "
+            f"{found.dtype}. Scale it first."
         )
-    constant = deviation <= (1e-12 if wide == "float64" else 1e-6) * np.abs(mean)
-    return mean, np.where(constant | (deviation == 0.0), 1.0, deviation)
+    constant = deviation <= (1e-12 if found.dtype == "float64" else 1e-6) * np.abs(found.mean)
+    return found.mean, np.where(constant | (deviation == 0.0), 1.0, deviation)
 
 
 class Loader:

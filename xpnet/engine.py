@@ -720,6 +720,7 @@ def running(
     columns: int,
     threads: int | None,
     tf32: bool = False,
+    make: Callable[..., Engine] = Engine,
 ) -> Iterator[Engine]:
     """Make an engine for the duration of a ``with``; BLAS has its threads back afterwards, whatever happens.
 
@@ -735,6 +736,8 @@ def running(
         CPU threads for NumPy; None is every core this process may use. Other namespaces mind their own.
     tf32 : bool
         Whether a GPU may round the factors of float32 products to TF32's 11 bits.
+    make : callable
+        What is called for the engine, with its arguments.
     """
     sizes = tuple(sizes)
     allowed = cores() if threads is None else threads
@@ -743,13 +746,13 @@ def running(
     # What NumPy's floating-point warnings would say is checked and said by name where it matters.
     with np.errstate(all="ignore"):
         if not place.is_numpy or (threads is None and not pooled):
-            with place.multiplying(tf32=tf32), closing(Engine(place, sizes, activation, head, tf32=tf32)) as engine:
+            with place.multiplying(tf32=tf32), closing(make(place, sizes, activation, head, tf32=tf32)) as engine:
                 yield engine
             return
         with (
             _BLAS.held(1 if pooled else allowed),
             Crew(allowed) if pooled else nullcontext() as crew,
-            closing(Engine(place, sizes, activation, head, crew)) as engine,
+            closing(make(place, sizes, activation, head, crew)) as engine,
         ):
             yield engine
 

@@ -623,9 +623,9 @@ class Network:
 
     # The parts of the public methods ----------------------------------------------------------------------------------
 
-    def _engine(self, columns: int) -> Any:
+    def _engine(self, columns: int, threads: int | None = None) -> Any:
         head = heads.HEADS[self.kind.head]
-        return engine.running(self.place, self.sizes, self.activation, head, columns=columns, threads=None)
+        return engine.running(self.place, self.sizes, self.activation, head, columns=columns, threads=threads)
 
     def _source(self, X: Any, examples: str) -> data.Source:
         source = data.source(X, examples=examples, features=self.features, names=self.feature_names)
@@ -677,9 +677,9 @@ class Network:
             A = equations.forward(self.layers, given, activation=self.activation, head=head, xp=np)[1][-1]
             return A if math.isfinite(A.item() if A.size == 1 else np.add.reduce(A, axis=None)) else None
 
-    def _output_of(self, source: data.Source) -> Array:
+    def _output_of(self, source: data.Source, threads: int | None = None) -> Array:
         """Return A of the last layer, ``(n_y, m)``, at the network's place."""
-        with closing(self._outputs(source)) as outputs:
+        with closing(self._outputs(source, threads)) as outputs:
             first = next(outputs)
             if first.shape[1] == source.n_examples:
                 return first
@@ -692,7 +692,7 @@ class Network:
                 done += part.shape[1]
             return A
 
-    def _outputs(self, source: data.Source) -> Generator[Array, None, None]:
+    def _outputs(self, source: data.Source, threads: int | None = None) -> Generator[Array, None, None]:
         """Yield A of the last layer, ``(n_y, b)`` at the network's place, `PREDICTED` numbers at a time.
 
         A file's next examples are read while these are computed with. Close it, for the threads of BLAS.
@@ -705,7 +705,7 @@ class Network:
         if not source.in_memory and self.place.is_numpy:
             buffers = cycle([reader.empty(step, together=False) for _ in bounds[:2]])
             blocks = data.ahead((reader.fill(next(buffers), *block)[: block[1] - block[0]] for block in bounds), 1)
-        with self._engine(step) as run, self.place.active():
+        with self._engine(step, threads) as run, self.place.active():
             for rows, (start, _) in zip(blocks, bounds, strict=True):
                 A = run.output(self.layers, self.place.xp.matrix_transpose(rows))
                 self._check_output(A, start)
@@ -779,14 +779,18 @@ def prepared(
     *,
     most: int = data.PERMUTED,
     name: str = "Y",
+    whole: tuple[float, float] | None = None,
 ) -> data.Examples:
-    """Return X, the encoded Y and the weights (scaled to a mean of 1), ready at `place`; for `most` see `Examples`."""
+    """Return X, the encoded Y and the weights, ready at `place`.
+
+    For `most` see `Examples`; weights are scaled by `targets.relative`, to which `whole` goes.
+    """
     later, m = place.is_numpy and not source.in_memory and source.size > most, Y.shape[-1]
     step = targets.COLUMNS if later else m
     for start in range(0, m, step):
         encoded = np.ascontiguousarray(targets.encode(Y[..., start : start + step], kind, name=name).T)
         _check_range(encoded, start, dtype, name, flat=Y.ndim == 1)
-    factors = None if weight is None else targets.relative(weight)[:, None]
+    factors = None if weight is None else targets.relative(weight, whole)[:, None]
     with place.active():
         return data.Examples(
             source,

@@ -390,23 +390,44 @@ def weights(sample_weight: Any, class_weight: Any, Y: Labels, task: Task, m: int
     return weight
 
 
-def relative(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the weights with a mean of 1, ``(m,)``; the sum of those given may be beyond float64, or its inverse."""
-    share = weight / weight.max()
-    return np.asarray(share * (share.size / share.sum()))
+def relative(weight: npt.NDArray[np.float64], whole: tuple[float, float] | None = None) -> npt.NDArray[np.float64]:
+    """Return the weights with a mean of 1, ``(m,)``; the sum of those given may be beyond float64, or its inverse.
+
+    When they are some of more weights, `whole` is the largest of all, and by what the shares of it have a mean of 1.
+    """
+    if whole is None:
+        share = weight / weight.max()
+        return np.asarray(share * (share.size / share.sum()))
+    largest, scale = whole
+    return np.asarray(weight / largest * scale)
 
 
 def _class_weights(class_weight: Any, Y: Labels, task: Task) -> npt.NDArray[np.float64] | None:
     if class_weight is None:
         return None
+    return class_factors(class_weight, class_counts(Y, task), task)[_members(Y, task)]
+
+
+def class_counts(Y: Labels, task: Task) -> npt.NDArray[np.int64]:
+    """Return how many examples each class has, ``(k,)``, for `class_factors`.
+
+    Raises
+    ------
+    ArgumentError
+        The task has no classes to weigh.
+    """
     if task.classes is None or task.name == "multilabel":
         raise ArgumentError(
             f"class_weight needs a binary or multiclass task; this one is {task.name}. Use sample_weight."
         )
-    members = _members(Y, task)
+    return np.bincount(_members(Y, task), minlength=task.classes.size)
+
+
+def class_factors(class_weight: Any, counts: npt.NDArray[np.int64], task: Task) -> npt.NDArray[np.float64]:
+    """Return each class's weight, ``(k,)``, when the classes have so many examples."""
+    assert task.classes is not None, "the task has no classes"
     if isinstance(class_weight, str) and class_weight == "balanced":
-        counts = np.bincount(members, minlength=task.classes.size)
-        of_class = members.size / (task.classes.size * np.maximum(counts, 1))
+        of_class = counts.sum() / (task.classes.size * np.maximum(counts, 1))
     elif isinstance(class_weight, Mapping):
         labels = [label.item() for label in task.classes]
         for label in class_weight:
@@ -419,10 +440,9 @@ def _class_weights(class_weight: Any, Y: Labels, task: Task) -> npt.NDArray[np.f
         )
     else:
         raise ArgumentError(f'class_weight must be "balanced" or a dict of label to weight; it is {class_weight!r}.')
-    per_example = of_class[members]
-    if not per_example.any():
+    if not of_class[counts > 0].any():
         raise ArgumentError("class_weight must leave some example a weight above 0; all are 0.")
-    return per_example.astype(np.float64)
+    return np.asarray(of_class, dtype=np.float64)
 
 
 def decode(A: npt.NDArray[Any], task: Task) -> Labels:

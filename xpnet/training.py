@@ -669,13 +669,20 @@ class _Training:
         self._note(cost, validation_cost, rate, time.perf_counter() - self.begun)
         self.ended = self._ended()
         self.costs, self.met = _NO_COSTS, []
-        if self.options.callbacks:
-            view = EpochView(self.epoch - 1, cost, validation_cost, rate, self.history["seconds"][-1], self.network)
-            # Every callback is called, also after one has asked to stop.
-            if any([each.on_epoch_end(view) is True for each in self.options.callbacks]):  # noqa: C419
-                self.stop_reason = "callback"
+        self._show_epoch()
         if watched and (self.options.checkpoint_every.epoch or self._is_due()):
             self._write_checkpoint()
+
+    def _show_epoch(self) -> None:
+        """Show the callbacks the epoch that has just ended."""
+        if not self.options.callbacks:
+            return
+        cost, rate, seconds = (self.history[key][-1] for key in ("cost", "learning_rate", "seconds"))
+        validation_cost = None if self.validation is None else self.history["validation_cost"][-1]
+        view = EpochView(self.epoch - 1, cost, validation_cost, rate, seconds, self.network)
+        # Every callback is called, also after one has asked to stop.
+        if any([each.on_epoch_end(view) is True for each in self.options.callbacks]):  # noqa: C419
+            self.stop_reason = "callback"
 
     def _take_costs(self) -> None:
         """Bring the costs of the epoch's steps up to date, which waits for the device."""
