@@ -28,6 +28,8 @@ OPTIONAL = {
     "zarr",
     "matplotlib",
     "onnx",
+    "dask",
+    "distributed",
 }
 MODULES = sorted(module.name for module in pkgutil.iter_modules(xpnet.__path__) if module.name != "__main__")
 

@@ -17,6 +17,7 @@
     │   └── DeviceFullError      (MemoryError)   not even one column fits
     ├── FileFormatError          (ValueError)    a file is damaged, foreign or too new
     ├── CheckpointError          (ValueError)    a checkpoint belongs to another fit, or is in its hands
+    ├── ClusterError             (RuntimeError)  a cluster cannot go on with a fit
     └── MissingPackageError      (ImportError)   an optional package is needed, and which extra brings it
 
     XpnetWarning                 (UserWarning)
@@ -97,6 +98,10 @@ class FileFormatError(XpnetError, ValueError):
 
 class CheckpointError(XpnetError, ValueError):
     """A checkpoint belongs to another fit: other data, other arguments, or one that is running."""
+
+
+class ClusterError(XpnetError, RuntimeError):
+    """A cluster cannot go on with a fit: its scheduler, all of its workers or some of the data is gone."""
 
 
 class MissingPackageError(XpnetError, ImportError):
