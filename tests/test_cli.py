@@ -973,7 +973,7 @@ WRONG = {
     ),
     "one file too many": (
         ["fit", "DATA", "more.csv", "--target", "color"],
-        "fit has no place for 'more.csv'. See: xpnet fit --help",
+        "fit has no place for 'more.csv' without --cluster. See: xpnet fit --help",
     ),
     "no number": (
         ["fit", "DATA", "--target", "color", "--epochs", "many"],

@@ -22,8 +22,9 @@ def test_the_cuda_image_has_a_cupy_that_the_extra_allows():
 
 def test_compose_builds_every_image_and_gives_those_for_cuda_a_gpu():
     services = dict(re.findall(r"^  ([\w-]+):\n((?:    .*\n)+)", COMPOSE.partition("\nservices:\n")[2], re.MULTILINE))
-    assert set(services) == {"cpu", "cuda", "cpu-test", "cuda-test"}
+    assert set(services) == {"cpu", "cuda", "cpu-test", "cuda-test", "scheduler", "worker", "cluster"}
     for name, service in services.items():
-        assert re.search(rf"^FROM \S+ AS {name}$", DOCKERFILE, re.MULTILINE)
-        assert f"target: {name} " in service
+        target = "cluster" if name in ("scheduler", "worker") else name
+        assert re.search(rf"^FROM \S+ AS {target}$", DOCKERFILE, re.MULTILINE)
+        assert f"target: {target} " in service
         assert ("deploy: *gpu" in service) == name.startswith("cuda")

@@ -168,8 +168,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
+    if options.cluster is not None:
+        return _fit_on_cluster(options)
+    if len(options.data) > 1:
+        raise ArgumentError(f"fit has no place for {options.data[1]!r} without --cluster. See: xpnet fit --help")
+    (options.data,) = options.data
     hidden = _hidden(options.hidden)
-    fraction = real("--test-fraction", options.test_fraction, low=0.0, below=1.0)
+    fraction = real(
+        "--test-fraction", 0.2 if options.test_fraction is None else options.test_fraction, low=0.0, below=1.0
+    )
     place = devices.resolve(options.device)
     devices.check_dtype(place, options.dtype)
     for option, path in (("--out", options.out), ("--checkpoint", options.checkpoint)):
@@ -213,6 +220,47 @@ def _fit(options: argparse.Namespace) -> int:
     if len(held_out.Y):
         name = {"regression": "R²", "count": "D²"}.get(net.task, "accuracy")
         _show(name, f"{net.score(held_out.X, held_out.Y, examples='rows'):.4f} on the rows held out")
+    _show("written", options.out or "nothing; to keep the network: --out net.safetensors")
+    return 0
+
+
+def _fit_on_cluster(options: argparse.Namespace) -> int:
+    """Train on files that the workers of a Dask cluster open."""
+    from xpnet import dask
+
+    hidden = _hidden(options.hidden)
+    if options.test_fraction:
+        raise ArgumentError("--test-fraction must be left out with --cluster; score the network with xpnet predict.")
+    for option, path in (("--out", options.out), ("--checkpoint", options.checkpoint)):
+        if path is not None:
+            tables.check_output(path, option=option, inputs=[])
+    seed = _seed(options)
+    with dask.connected(options.cluster) as client:
+        net = dask.fit(
+            dask.stored(options.data, drop=options.drop),
+            int(options.target) if options.data[0].lower().endswith(".npy") else options.target,
+            client=client,
+            examples="rows",
+            task=options.task,
+            standardize=not options.no_standardize,
+            hidden=hidden,
+            device=options.device,
+            random_state=seed,
+            verbose=False if options.quiet else "auto",
+            **{name: getattr(options, name) for name in _PASSED},
+        )
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    if net.stop_reason == "interrupted":
+        _say("interrupted", f"this is the network after {net.epochs_run} epochs.")
+    if options.out is not None:
+        net.save(options.out)
+    _show("task", _task_in_words(net.kind))
+    _show("network", "-".join(map(str, net.sizes)) + (f", {net.activation.name}" if hidden else ""))
+    _show("cluster", f"{options.cluster}, {workers} worker{'s' * (workers != 1)}")
+    _show("epochs", f"{net.epochs_run}, stopped by {_stop(net.stop_reason, options)}")
+    _show("time", f"{net.timing['train_seconds']:.2f} s, {net.dtype}")
+    _show("seed", f"{seed} (the same again with --random-state {seed})")
+    _show("cost", f"{net.history['cost'][-1]:.4g}")
     _show("written", options.out or "nothing; to keep the network: --out net.safetensors")
     return 0
 
@@ -700,9 +748,10 @@ def _add_fit(commands: Any) -> None:
               xpnet fit people.csv --target income --features city=onehot,age=median
               xpnet fit digits.npy --target -1 --l2 3 --validation-fraction 0.1
               xpnet fit big.parquet --target y --device cuda --checkpoint run.ckpt
+              xpnet fit part-*.parquet --target y --cluster tcp://scheduler:8786
             """,
     )
-    parser.add_argument("data", metavar="DATA", help="a .csv, .parquet, .npy (2-D) or .npz file")
+    parser.add_argument("data", metavar="DATA", nargs="+", help="a .csv, .parquet, .npy (2-D) or .npz file")
     parser.add_argument(
         "--target",
         required=True,
@@ -750,14 +799,17 @@ def _add_fit(commands: Any) -> None:
     _number(training, "validation-fraction", float, "share of the training rows to judge that cost by (default: 0)")
     training.add_argument("--class-weight", choices=["balanced"], metavar="balanced", help="weigh rare classes up")
     training.add_argument("--no-standardize", action="store_true", help="take the numbers as they are")
-    training.add_argument(
-        "--test-fraction", type=float, default=0.2, metavar="X", help="share of the rows held out (default: 0.2)"
-    )
+    training.add_argument("--test-fraction", type=float, metavar="X", help="share of the rows held out (default: 0.2)")
     _number(training, "random-state", int, "seed of the rows held out, the weights and the order (default: a new one)")
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", default="auto", help=_DEVICE_HELP.format("auto"))
     _choice(machine, "dtype", ("float32", "float64"))
     _number(machine, "threads", int, "CPU threads (default: every core)")
+    machine.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="of a Dask scheduler, whose workers open DATA, .parquet or .npy files; no rows are held out then",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="FILE", help="where to write the network, such as net.safetensors")
     output.add_argument("--checkpoint", metavar="FILE", help="state of the training; an existing one is resumed")
