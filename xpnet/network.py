@@ -786,8 +786,8 @@ def prepared(
     For `most` see `Examples`; weights are scaled by `targets.relative`, to which `whole` goes.
     """
     later, m = place.is_numpy and not source.in_memory and source.size > most, Y.shape[-1]
-    step = targets.COLUMNS if later else m
-    for start in range(0, m, step):
+    step = targets.COLUMNS if later else max(1, m)
+    for start in range(0, max(1, m), step):  # also where a machine of several has no example
         encoded = np.ascontiguousarray(targets.encode(Y[..., start : start + step], kind, name=name).T)
         _check_range(encoded, start, dtype, name, flat=Y.ndim == 1)
     factors = None if weight is None else targets.relative(weight, whole)[:, None]

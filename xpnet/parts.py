@@ -572,7 +572,7 @@ class Part(Examples):
         if self.rows is not None:
             piece = Piece(self.rows, self.Y, self.weight)
         else:
-            piece, numbers = self._read(window.runs, numbers)
+            piece, numbers = self._read_share(window.runs, numbers)
         bounds = np.arange(0, met.size + batch_size, batch_size).clip(max=met.size)
         ends = np.searchsorted(ours, bounds)
         shares = []
@@ -582,7 +582,7 @@ class Part(Examples):
             shares.append((self.place.asarray(np.concatenate([share, empty])), int(bounds[i + 1] - bounds[i])))
         return piece, shares
 
-    def _read(self, runs: Sequence[tuple[int, int]], numbers: npt.NDArray[np.int64]) -> tuple[Piece, Any]:
+    def _read_share(self, runs: Sequence[tuple[int, int]], numbers: npt.NDArray[np.int64]) -> tuple[Piece, Any]:
         """Return the part's examples of some runs, read, and where in them those of these numbers are."""
         n, weight = self.source.n_examples, self.weight
         assert weight is not None, "shares are filled up by weight"
