@@ -160,6 +160,15 @@ class Source:
         for start in range(0, self.n_examples, step):
             yield start, min(start + step, self.n_examples)
 
+    def copied(self, start: int, stop: int) -> Array:
+        """Return some rows; of a file in memory of their own, for which no page stays mapped."""
+        rows = self.read(start, stop)
+        if self.in_memory:
+            return rows
+        rows = self.place.xp.asarray(rows, copy=True)
+        self.let_go()
+        return rows
+
     def subset(self, selection: npt.NDArray[np.int64]) -> "Source":
         """Return the source of the selected examples only; `selection` is in rising order."""
 
@@ -1282,4 +1291,5 @@ def sample(source: Source, count: int = 4_096) -> Sequence[Array]:
     if source.n_examples <= count:
         return [source.read(0, source.n_examples)]
     width = count // 16
-    return [source.read(start, start + width) for start in range(0, source.n_examples - width, source.n_examples // 16)]
+    starts = range(0, source.n_examples - width, source.n_examples // 16)
+    return [source.copied(start, start + width) for start in starts]

@@ -15,7 +15,7 @@ References
 import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -292,6 +292,7 @@ def _rows(examples: Examples, numbers: npt.NDArray[np.int64]) -> npt.NDArray[Any
     if it.rows is not None:
         return devices.to_host(_taken(it.rows, numbers))
     runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    it = replace(it, source=replace(it.source, read=it.source.copied))
     return np.concatenate([devices.to_host(it.converted(int(run[0]), int(run[-1]) + 1)) for run in runs])
 
 
