@@ -280,6 +280,9 @@ def test_the_host_waits_for_the_device_as_often_whatever_the_number_of_batches(t
 
 @pytest.mark.parametrize("batch_size", [32, "full"])
 def test_an_error_of_the_disk_comes_out_of_the_ring(too_small, monkeypatch, batch_size):
+    for name, value in (("RUN", 16), ("WINDOW", 160), ("PERMUTED", 64)):
+        monkeypatch.setattr(data, name, value)  # what is smaller is read once, and kept
+
     class Failing:
         shape, dtype = X.T.shape, X.dtype
         failing = False
