@@ -276,6 +276,22 @@ def test_blas_is_held_to_one_thread_while_blocks_run_on_several(eager, two_blas_
     assert set(during) == {1}
 
 
+def test_blas_is_held_for_whichever_thread_fits_next(eager, two_blas_threads):
+    during = []
+
+    def one():
+        fit(threads=2, epochs=1, callbacks=lambda _: during.extend(blas_threads()))
+
+    for _ in range(2):
+        one()
+        other = threading.Thread(target=one)
+        other.start()
+        other.join()
+    assert len(during) >= 4
+    assert set(during) == {1}
+    assert set(blas_threads()) == {2}
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_blas_has_the_threads_asked_for_where_blocks_do_not_pay(two_blas_threads, threads):
     during = []

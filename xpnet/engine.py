@@ -768,16 +768,21 @@ def _limit_blas(threads: int) -> Callable[[], None]:
     blas = controller().select(user_api="blas")
     before = [(library, library.num_threads) for library in blas.lib_controllers]
 
+    # Since 3.8 OpenBLAS is set by one thread alone, the first to do so, until it is told to let go: the next fit may be
+    # another thread's.
+    let_go: Callable[..., object] = getattr(
+        getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", lambda **_: None
+    )
+
     def put_back() -> None:
-        # Since 3.8 only the thread that set a limit may lift it, unless it has been told to let go.
-        openblas: Any = getattr(threadpoolctl, "OpenBLASController", None)
-        if hasattr(openblas, "clear_controlling_thread"):
-            openblas.clear_controlling_thread(force=True)
+        let_go(force=True)
         for library, count in before:
             library.set_num_threads(count)
+        let_go(force=True)
 
     try:
-        blas.limit(limits=min(threads, _MOST_THREADS), user_api="blas")
+        for library, _ in before:
+            library.set_num_threads(min(threads, _MOST_THREADS))
     except BaseException:  # Ctrl-C may come when half of it is done
         put_back()
         raise
