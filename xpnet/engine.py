@@ -207,8 +207,10 @@ class Engine:
             On NumPy and on a GPU, buffers that the next step writes over: see `kept`.
         """
         self._columns.append(batch.columns)
-        if (launched := self._launched(optimizer, theta, memory, batch, rate=rate, l2=l2)) is not None:
-            return launched
+        if self._launches:
+            launched = self._launched(optimizer, theta, memory, batch, rate=rate, l2=l2)
+            if launched is not None:
+                return launched
         if (update := self._updating(optimizer, theta, memory)) is not None:
             total, sums = self._sums_of(batch, l2, theta)
             theta, memory = update.run(theta, memory, sums, rate, 1.0 / batch.columns)
@@ -231,7 +233,7 @@ class Engine:
         self, optimizer: Optimizer, theta: Array, memory: Any, batch: Batch, *, rate: float, l2: float
     ) -> tuple[Array, Any] | None:
         """Return what a step gives that is recorded as launches on a GPU; None where it is called plainly."""
-        if not self._launches or optimizer.full_batch:
+        if optimizer.full_batch:
             return None
         if self._room is not None or not isinstance(batch.pieces, list) or len(batch.pieces) != 1:
             self._unlaunched()
@@ -275,6 +277,8 @@ class Engine:
         This waits for the device, once for all of them.
         """
         costs, columns, self._costs, self._columns = self._costs, self._columns, [], []
+        if self.place.is_numpy:
+            return np.array([float(cost) for cost in costs]), columns  # of an epoch of one step a few microseconds
         together = [] if self._steps is None else self._steps.take_costs()
         if costs:
             together.insert(0, self.xp.stack(costs))
