@@ -7,7 +7,7 @@ Array: TypeAlias = Any
 """An array of any namespace that array-api-compat knows."""
 
 Namespace: TypeAlias = Any
-"""``xp``: a module with the functions of the Python Array API standard, 2023.12 or later."""
+"""``xp``: a module with the functions of the Python Array API standard, 2024.12 or later."""
 
 
 class Layer(NamedTuple):
