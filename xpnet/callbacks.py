@@ -268,7 +268,7 @@ class EarlyStopping:
             self.best_score, self.best_epoch, self.best_network, self._waited = score, view.epoch, net, 0
         return self._waited >= self.patience
 
-    def on_fit_end(self, view: FitView) -> Network | None:  # noqa: ARG002
+    def on_fit_end(self, view: FitView) -> Network | None:  # noqa: ARG002  # what every callback is shown
         """Return the network of the best score, for `fit` to return it."""
         return self.best_network if self.restore else None
 
@@ -289,9 +289,9 @@ class _Log:
         self._file: int | None = None
 
     def _line(self, values: dict[str, Any]) -> str:
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of log has its own
 
-    def on_fit_begin(self, view: FitView) -> None:  # noqa: ARG002
+    def on_fit_begin(self, view: FitView) -> None:  # noqa: ARG002  # what every callback is shown
         """Open the file, and begin it anew or see that it can be gone on with."""
         if self._file is not None:
             raise ArgumentError(f"The log {self.path} is being written by another fit. Give each fit a log of its own.")
@@ -310,7 +310,7 @@ class _Log:
         """Write the epoch's line."""
         self._write(self._line({name: getattr(view, name) for name in COLUMNS}))
 
-    def on_fit_end(self, view: FitView) -> None:  # noqa: ARG002
+    def on_fit_end(self, view: FitView) -> None:  # noqa: ARG002  # what every callback is shown
         """Close the file."""
         self._close()
 
@@ -455,7 +455,7 @@ class TensorBoard:
         self.folder = file_path("folder", folder)
         self._writer: Any = None
 
-    def on_fit_begin(self, view: FitView) -> None:  # noqa: ARG002
+    def on_fit_begin(self, view: FitView) -> None:  # noqa: ARG002  # what every callback is shown
         """Open the writer."""
         if self._writer is not None:
             raise ArgumentError(
@@ -470,7 +470,7 @@ class TensorBoard:
             if value is not None:
                 self._writer.add_scalar(name, value, view.epoch)
 
-    def on_fit_end(self, view: FitView) -> None:  # noqa: ARG002
+    def on_fit_end(self, view: FitView) -> None:  # noqa: ARG002  # what every callback is shown
         """Write what is left, and close."""
         writer, self._writer = self._writer, None
         writer.close()

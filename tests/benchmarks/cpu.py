@@ -104,6 +104,15 @@ def problems(results: dict[str, Any]) -> list[str]:
     return found
 
 
+def ended(path: Path, results: dict[str, Any]) -> int:
+    """Tell where the results are and what is wrong with them, and return the exit code."""
+    print(f"Written to {path.name} and {path.with_suffix('.md').name}.")
+    wrong = problems(results)
+    for problem in wrong:
+        print(f"WRONG: {problem}")
+    return 1 if wrong else 0
+
+
 def main() -> int:
     """Measure, print and write."""
     asked = _arguments()
@@ -124,11 +133,8 @@ def main() -> int:
             print(report.heading(name, found), end="\n\n", flush=True)
             measure(name, known[name](), found, lambda: _write(path, results))
     print(report.summary(results))
-    print(f"\nWritten to {path.name} and {path.with_suffix('.md').name}.")
-    wrong = problems(results)
-    for problem in wrong:
-        print(f"WRONG: {problem}")
-    return 1 if wrong else 0
+    print()
+    return ended(path, results)
 
 
 if __name__ == "__main__":

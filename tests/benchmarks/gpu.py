@@ -20,7 +20,7 @@ from typing import Any
 
 import report
 from contests import GPU_PEERS, Entrant, Plan, always, contest, enter, in_turn
-from cpu import measure, problems, some_of
+from cpu import ended, measure, some_of
 from peers import MOVED, Job
 from sections import Section, check
 from workers import Pool
@@ -225,11 +225,7 @@ def main() -> int:
             print(report.heading(name, found), end="\n\n", flush=True)
             shown = _parity if name == "parity" else None
             measure(name, known[name](), found, keep, shown=shown)
-    print(f"Written to {path.name} and {path.with_suffix('.md').name}.")
-    wrong = problems(results)
-    for problem in wrong:
-        print(f"WRONG: {problem}")
-    return 1 if wrong else 0
+    return ended(path, results)
 
 
 if __name__ == "__main__":
