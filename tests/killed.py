@@ -61,7 +61,7 @@ def bits(name, folder, **checkpoint):
     options = {"hidden": 8, "patience": None, "random_state": 0, "verbose": False, **checkpoint, **RUNS[name]}
     if "streamed" in name:
         # Limits so low that the file is read in many windows.
-        data.PERMUTED, data.RUN, data.WINDOW, data.READ = 0, 32, 400, 200
+        data.PERMUTED, data.RUN, data.WINDOW, data.READ, data.MAPPED = 0, 32, 400, 200, 64
         net = xpnet.fit(np.load(f"{folder}/X.npy", mmap_mode="r"), Y, examples="rows", **options)
     else:
         net = xpnet.fit(X, Y, **options)

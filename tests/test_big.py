@@ -31,6 +31,8 @@ common = {"examples": "rows", "hidden": 16, "epochs": 2, "random_state": 0, "ver
 def act(X, Y):
     if what == "fit":
         return xpnet.fit(X, Y, **common)
+    if what == "held out":
+        return xpnet.fit(X, Y, **common, validation_fraction=0.1)
     if what == "full batch":
         return xpnet.fit(X, Y, **common | {"batch_size": "full", "optimizer": "gd"})
     given = [X, Y] if what in ("score", "cost") else [X]
@@ -68,7 +70,7 @@ def file(tmp_path_factory, request):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the peak of resident memory")
-@pytest.mark.parametrize("what", ["fit", "full batch", "predict", "predict_proba", "score", "cost"])
+@pytest.mark.parametrize("what", ["fit", "held out", "full batch", "predict", "predict_proba", "score", "cost"])
 def test_a_file_costs_four_windows_of_memory_at_most(file, soak, what):
     sizes = {} if soak else SIZES
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}

@@ -233,11 +233,13 @@ def test_a_sample_is_some_examples_from_all_over(m):
 # --- order
 
 
-@pytest.fixture(params=["one permutation", "windows"])
+@pytest.fixture(params=["one permutation", "windows", "windows, picked out of maps"])
 def order(request, monkeypatch):
     """Both ways to order examples: the data is small enough for one permutation, and it is not."""
-    if request.param == "windows":
+    if request.param != "one permutation":
         small_windows(monkeypatch)
+    if "picked" in request.param:
+        monkeypatch.setattr(data, "MAPPED", 64)
 
 
 def small_windows(monkeypatch, run=16, window=160, permuted=64):

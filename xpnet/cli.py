@@ -29,7 +29,19 @@ import numpy as np
 import numpy.typing as npt
 
 import xpnet
-from xpnet import activations, datasets, features, files, heads, initializers, optimizers, plot, tables, targets
+from xpnet import (
+    activations,
+    datasets,
+    features,
+    files,
+    heads,
+    initializers,
+    optimizers,
+    plot,
+    selection,
+    tables,
+    targets,
+)
 from xpnet import checkpoint as checkpoints
 from xpnet import device as devices
 from xpnet.arguments import nearest, real, whole
@@ -38,6 +50,7 @@ from xpnet.checkpoint import Terminated
 from xpnet.device import DeviceInfo
 from xpnet.errors import ArgumentError, DataError, XpnetError, XpnetWarning
 from xpnet.network import Network, load
+from xpnet.selection import Selection
 from xpnet.targets import Task
 from xpnet.training import FOREIGN, fit
 from xpnet.typing import Layer
@@ -189,7 +202,7 @@ def _fit(options: argparse.Namespace) -> int:
     plan = _features(options)
     given = tables.read_labeled(options.data, options.target, drop=options.drop, treated=plan is not None)
     kind = targets.infer(targets.read(given.Y, examples="rows"), options.task)
-    training, held_out = (given.rows(numbers) for numbers in _split(len(given.Y), fraction, seed))
+    training, held_out = (given.rows(side) for side in _split(len(given.Y), fraction, seed))
     _check_classes(training, held_out, kind)
     if plan is not None and len(held_out.Y):
         plan.learn([training.X]).encode(held_out.X, name="the rows held out")  # refused before all the work, not after
@@ -395,16 +408,12 @@ def _seed(options: argparse.Namespace) -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
-def _split(m: int, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the numbers of the rows to train on and of those held out."""
+def _split(m: int, fraction: float, seed: int) -> tuple[Selection, Selection]:
+    """Return the rows to train on and those held out."""
     held = round(m * fraction)
     if fraction and not 0 < held < m:
         raise ArgumentError(f"--test-fraction must leave a row on each side; {fraction:g} of {m} rows is {held}.")
-    is_held = np.zeros(m, dtype=bool)
-    is_held[np.random.default_rng([seed, 3]).permutation(m)[:held]] = (
-        True  # 0 to 2 are fit's: weights, order, validation
-    )
-    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+    return selection.split(m, held, [seed, 3])  # 0 to 2 are fit's: weights, order, validation
 
 
 def _check_classes(training: tables.Labeled, held_out: tables.Labeled, kind: Task) -> None:

@@ -24,13 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from xpnet import device as devices
-from xpnet import frames, targets
+from xpnet import frames, selection, targets
 from xpnet.arguments import choice, true_or_false, whole
 from xpnet.cuda import CudaDevice, Filling, Ring, Timing, gathered
 from xpnet.device import HOST, Place
 from xpnet.errors import ArgumentError, DataError, DeviceMemoryWarning, ShapeError
 from xpnet.features import Features
 from xpnet.parquet import Parquet
+from xpnet.selection import Picked, Selection
 from xpnet.typing import Array, Namespace
 
 RUN = 4_096
@@ -45,6 +46,9 @@ kept in memory whole; larger files, and those whose order does not matter, are r
 
 READ = 2**22
 """Numbers of X that are read, checked or converted at a time."""
+
+MAPPED = 2**21
+"""Bytes of a mapped file that the system may map, besides those asked for, where any are read: a huge page of them."""
 
 CONVERTED = 2**17
 """Numbers of X that are standardized at a time: 1 MiB in float64, which stays in a core's cache."""
@@ -72,6 +76,8 @@ class Piece(NamedTuple):
         Which of the k examples are meant, in order; None is all of them.
     lent : bool
         Whether the arrays will hold other examples when this piece is done with.
+    labeled : (b,) int64 array or None
+        Which rows of Y and weight those examples have, when these are not the k's, but a window's of a file.
     """
 
     rows: Array
@@ -79,24 +85,32 @@ class Piece(NamedTuple):
     weight: Array | None = None
     numbers: Array | None = None
     lent: bool = False
+    labeled: Array | None = None
 
     @property
     def columns(self) -> int:
         """How many examples are meant."""
         return int((self.rows if self.numbers is None else self.numbers).shape[0])
 
+    @property
+    def picks(self) -> tuple[Array, Array, Array]:
+        """Which rows are meant of `rows`, of `Y` and of `weight`."""
+        labeled = self.numbers if self.labeled is None else self.labeled
+        return self.numbers, labeled, labeled
+
     def cut(self, span: slice) -> "Piece":
         """Return the piece of those columns alone."""
         if self.numbers is not None:
-            return self._replace(numbers=self.numbers[span])
+            labeled = None if self.labeled is None else self.labeled[span]
+            return self._replace(numbers=self.numbers[span], labeled=labeled)
         rows, Y, weight = (None if array is None else array[span, ...] for array in self[:3])
         return Piece(rows, Y, weight)
 
     def taken(self, place: Place) -> tuple[Array, Array, Array | None]:
         """Return the columns' ``X (n_x, b)``, ``Y (n_y, b)`` and ``weight (1, b)``, ready for the equations."""
-        chosen = self.numbers
         taken = (
-            array if chosen is None or array is None else place.xp.take(array, chosen, axis=0) for array in self[:3]
+            array if chosen is None or array is None else place.xp.take(array, chosen, axis=0)
+            for array, chosen in zip(self[:3], self.picks, strict=True)
         )
         X, Y, weight = (None if array is None else place.xp.matrix_transpose(array) for array in taken)
         return X, Y, weight
@@ -127,12 +141,14 @@ class Source:
         ``read(start, stop)``, the examples' rows, ``(stop - start, n_x)``.
     name : str
         What messages call it.
-    numbers : (n_examples,) int64 array, range or None
+    numbers : (n_examples,) int64 array, range, Selection or None
         The examples' numbers in what was given, when this is a subset of it.
     apart : bool
         Whether, in a file, the numbers of an example lie apart and those of a feature together.
     in_turn : bool
         Whether examples are to be read one after another: elsewhere, those before them have to be decoded too.
+    mapped : (m, n_x) array or None
+        The rows of a memmap in which they lie one after another: examples can be picked out of the file itself.
     let_go : callable
         Gives back the pages of memory that reading has mapped; what `read` returned may be read from disk again then.
     """
@@ -144,9 +160,10 @@ class Source:
     names: tuple[str, ...] | None
     read: Callable[[int, int], Array]
     name: str = "X"
-    numbers: npt.NDArray[np.int64] | range | None = None
+    numbers: npt.NDArray[np.int64] | range | Selection | None = None
     apart: bool = False
     in_turn: bool = False
+    mapped: Array | None = None
     let_go: Callable[[], None] = _nothing
 
     @property
@@ -169,11 +186,11 @@ class Source:
         self.let_go()
         return rows
 
-    def subset(self, selection: npt.NDArray[np.int64]) -> "Source":
-        """Return the source of the selected examples only; `selection` is in rising order."""
+    def subset(self, numbers: npt.NDArray[np.int64] | Selection) -> "Source":
+        """Return the source of these examples only; their numbers rise."""
 
         def read(start: int, stop: int) -> Array:
-            chosen = selection[start:stop]
+            chosen = numbers[start:stop]
             if chosen.size == 0:
                 return self.read(0, 0)
             found = [taken(some) for some in self._near(chosen)]
@@ -187,7 +204,7 @@ class Source:
             self.let_go()
             return rows
 
-        return replace(self, n_examples=int(selection.size), read=read, numbers=selection)
+        return replace(self, n_examples=int(numbers.size), read=read, numbers=numbers, mapped=None)
 
     def _near(self, chosen: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """Cut examples of a file into those that lie within about `READ` numbers: they may be few and far between."""
@@ -309,15 +326,23 @@ def _one(X: Any, examples: str, name: str) -> Source:
     _check_numeric(X, name)
     X = targets.unmasked(X, name)
     place = devices.place_of(X)
-    in_memory = array_api_compat.is_array_api_obj(X) and not isinstance(X, np.memmap)
+    # An array may be a map all the same, `numpy.asarray` makes one of it: that is taken for memory.
+    is_map = isinstance(X, np.memmap)
+    in_memory = array_api_compat.is_array_api_obj(X) and not is_map
+    let_go = _unmapping(X)
+    strides = X.strides if is_map else (2, 1)  # what is no array is read in C order
+    apart = rows == (strides[0] < strides[1])
 
     def read(start: int, stop: int) -> Array:
         part = X[start:stop, :] if rows else X[:, start:stop]
+        if is_map and apart:
+            return _by_features(part if rows else part.T, let_go)
         if not array_api_compat.is_array_api_obj(part) or isinstance(part, np.memmap):
             part = np.asarray(part)
         return part if rows else place.xp.matrix_transpose(part)
 
-    strides = X.strides if isinstance(X, np.memmap) else (2, 1)  # what is no array is read in C order
+    by_example = X if rows or not is_map else X.T
+    together = is_map and by_example.flags.c_contiguous and by_example.flags.aligned
     return Source(
         int(n_features),
         int(n_examples),
@@ -326,9 +351,23 @@ def _one(X: Any, examples: str, name: str) -> Source:
         names,
         read,
         name,
-        apart=rows == (strides[0] < strides[1]),
-        let_go=_unmapping(X),
+        apart=apart,
+        mapped=np.asarray(by_example) if together else None,
+        let_go=let_go,
     )
+
+
+def _by_features(part: npt.NDArray[Any], let_go: Callable[[], None]) -> npt.NDArray[Any]:
+    """Return a copy of some rows of a map, ``(k, n_x)``, in which a feature's numbers lie together, as they do there.
+
+    Some features at a time: each lies in another place of the file, around which the system may map `MAPPED` bytes.
+    """
+    rows = np.empty(part.shape[::-1], part.dtype).T
+    step = max(1, READ * 4 // MAPPED)
+    for at in range(0, part.shape[1], step):
+        np.copyto(rows[:, at : at + step], part[:, at : at + step])
+        let_go()
+    return rows
 
 
 def _of_parquet(X: Parquet, examples: str, name: str) -> Source:
@@ -379,7 +418,8 @@ def spooled(source: Source, most: int) -> Source:
             file.write(np.ascontiguousarray(source.read(start, stop)).data)
         file.flush()
         rows = np.memmap(file, dtype=dtype, mode="r", shape=shape)
-    return replace(source, read=_one(rows, "rows", source.name).read, in_turn=False, let_go=_unmapping(rows))
+    made = _one(rows, "rows", source.name)
+    return replace(source, read=made.read, in_turn=False, mapped=made.mapped, let_go=made.let_go)
 
 
 def _no_array(X: Any, name: str) -> DataError:
@@ -448,6 +488,7 @@ def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
         read=read,
         name=name,
         in_turn=any(part.in_turn for part in parts),
+        mapped=None,
         let_go=let_go,
     )
 
@@ -489,6 +530,10 @@ class Window(NamedTuple):
 
     runs: list[tuple[int, int]]
     order: npt.NDArray[np.int64]
+
+    def met(self) -> npt.NDArray[np.int64]:
+        """Return the examples' numbers in all of the data, in that order, ``(k,)``."""
+        return np.concatenate([np.arange(*run) for run in self.runs])[self.order]
 
 
 def windows(m: int, n_x: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> Iterator[Window]:
@@ -542,7 +587,7 @@ class Encoded:
 
     Attributes
     ----------
-    labels : (m,) or (n_y, m) array
+    labels : (m,) or (n_y, m) array, or Picked
         From `xpnet.targets.read`.
     task : Task
         What they are encoded for.
@@ -550,7 +595,7 @@ class Encoded:
         Of the numbers.
     """
 
-    labels: npt.NDArray[Any]
+    labels: npt.NDArray[Any] | Picked
     task: targets.Task
     dtype: str
 
@@ -596,6 +641,8 @@ class Examples:
         What brings batches to `place`, when X is on the host and stays there; `Y` and `weight` are there too then.
     buffers : list of (k, n_x) float array
         For windows read from files, when no pass uses them.
+    checked : set of int
+        Where runs begin that were read from a file and found finite: they are not looked at again in every epoch.
     most : int
         Numbers of X up to which a file is kept in memory whole; larger ones are streamed.
     """
@@ -609,6 +656,7 @@ class Examples:
     rows: Array | None = None
     feed: "Feed | None" = None
     buffers: list[Array] = field(default_factory=list)
+    checked: set[int] = field(default_factory=set)
     most: int = field(default_factory=lambda: PERMUTED)
 
     @property
@@ -725,6 +773,7 @@ class Examples:
         for at in range(start, stop, step):
             end = min(at + step, stop)
             self._fill(rows[at - start : end - start], at, end)
+            self.source.check_finite(rows[at - start : end - start], at, self.dtype, xp=np)
             self.source.let_go()
         return rows
 
@@ -737,7 +786,12 @@ class Examples:
                 step = max(1, CONVERTED // self.source.n_features)
                 for at in range(0, stop - start, step):
                     rows[at : at + step] = convert(given[at : at + step, ...], self.scaling, HOST, self.dtype)
-        self.source.check_finite(rows, start, self.dtype, xp=np)
+
+    def _check_once(self, rows: Array, start: int) -> None:
+        """Check the rows of the run that begins there, unless that was done in an earlier epoch."""
+        if start not in self.checked:
+            self.source.check_finite(rows, start, self.dtype, xp=np)
+            self.checked.add(start)
 
     def converted(self, start: int, stop: int) -> Array:
         """Return these examples' rows, ``(stop - start, n_x)``, at `place`, checked and standardized."""
@@ -788,11 +842,12 @@ class Examples:
         order = _left(order, batch_size, done)
         with self._lent() as buffers:
             read = self._kept(order) if self.rows is not None else self.in_advance(self._read(order, buffers))
-            for rows, Y, weight, numbers in read:
-                count = int(numbers.shape[0])
-                for start in range(0, count, batch_size):
-                    stop = min(start + batch_size, count)
-                    yield Batch([Piece(rows, Y, weight, numbers[start:stop])], stop - start)
+            for window in read:
+                for start in range(0, window.columns, batch_size):
+                    batch = window.cut(slice(start, min(start + batch_size, window.columns)))
+                    yield Batch([batch], batch.columns)
+                if window.labeled is not None:
+                    self.source.let_go()  # of pages that picking out has mapped
 
     def in_advance(self, read: Iterator[T]) -> Iterator[T]:
         """Yield what is read, the next of it on another thread while the last is computed with.
@@ -814,20 +869,23 @@ class Examples:
         finally:
             self.buffers.extend(buffers)
 
-    def _kept(self, order: Iterable[Window]) -> Iterator[tuple[Array, Array, Array | None, Array]]:
+    def _kept(self, order: Iterable[Window]) -> Iterator[Piece]:
         """Yield X, Y and weights whole, with the examples of a window in the order in which to meet them."""
         for window in order:
-            everywhere = np.concatenate([np.arange(*run) for run in window.runs])
-            yield self.rows, self.Y, self.weight, self.place.asarray(everywhere[window.order])
+            yield Piece(self.rows, self.Y, self.weight, self.place.asarray(window.met()))
 
-    def _read(
-        self, order: Iterable[Window], buffers: list[Array]
-    ) -> Iterator[tuple[Array, Array, Array | None, Array]]:
+    def _read(self, order: Iterable[Window], buffers: list[Array]) -> Iterator[Piece]:
         """Yield a window's rows, targets and weights, and the order in which to meet them, at `place`.
 
-        On NumPy they go into two buffers in turn, for one to be filled while the other is computed with.
+        On NumPy they go into two buffers in turn, for one to be filled while the other is computed with, or are met
+        where a file is mapped.
         """
         for window in order:
+            Y, weight = (self._of_runs(array, window) for array in (self.Y, self.weight))
+            if (mapped := self._mapped) is not None:
+                self._touch(mapped, window.runs)
+                yield Piece(mapped, Y, weight, window.met(), labeled=window.order)
+                continue
             if self.place.is_numpy:
                 if (size := sum(stop - start for start, stop in window.runs)) > buffers[0].shape[0]:
                     buffers[0] = np.empty((size, self.source.n_features), self.dtype)
@@ -836,19 +894,49 @@ class Examples:
                 buffers.reverse()
             else:
                 rows = self.place.xp.concat([self.converted(*run) for run in window.runs])
-            Y, weight = (self._of_runs(array, window) for array in (self.Y, self.weight))
-            yield rows, Y, weight, self.place.asarray(window.order)
+            yield Piece(rows, Y, weight, self.place.asarray(window.order))
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.source.n_features * np.dtype(self.dtype).itemsize
+
+    @property
+    def _mapped(self) -> Array | None:
+        """A mapped file's rows, if batches can be picked out of them as they are, which saves a copy of each window."""
+        rows = self.source.mapped
+        if rows is None or rows.dtype != self.dtype or self.scaling is not None or not self.place.is_numpy:
+            return None
+        # Of two windows' buffers for copies, no more than those may be mapped.
+        return rows if RUN * self._row_bytes >= MAPPED / 2 else None
+
+    def _touch(self, mapped: Array, runs: Sequence[tuple[int, int]]) -> None:
+        """Have the system read runs of a mapped file, for batches to be picked out of its cache."""
+        page = max(1, mmap.PAGESIZE // mapped.itemsize)
+        for start, stop in self._letting_go(runs):
+            rows = mapped[start:stop]
+            if start in self.checked:
+                np.add.reduce(rows.reshape(-1)[::page])
+            else:
+                self._check_once(rows, start)
 
     def _fill_runs(self, rows: Array, runs: Sequence[tuple[int, int]]) -> None:
         """Write the rows of runs one after another into an array on the host."""
-        done = mapped = 0
-        for start, stop in runs:
-            self._fill(rows[done : done + stop - start], start, stop)
+        done = 0
+        for start, stop in self._letting_go(runs):
+            run = rows[done : done + stop - start]
+            self._fill(run, start, stop)
+            self._check_once(run, start)
             done += stop - start
-            # Where a run lies in as many places as there are features, much is mapped around each.
-            if self.source.apart or (done - mapped) * self.source.n_features >= READ:
+
+    def _letting_go(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Yield the runs to be read, and give back what that may have mapped when it is as much as `READ` numbers."""
+        mapped = 0
+        for start, stop in runs:
+            yield start, stop
+            mapped += (stop - start) * self._row_bytes + MAPPED
+            if mapped >= 4 * READ:
                 self.source.let_go()
-                mapped = done
+                mapped = 0
         self.source.let_go()
 
     def _of_runs(self, array: Any, window: Window) -> Array:
@@ -990,7 +1078,8 @@ def _fillings(pieces: Iterable[Piece], columns: int) -> Iterator[Filling]:
     for piece in pieces:
         for start in range(0, piece.columns, columns):
             part = piece.cut(slice(start, start + columns))
-            yield gathered([array for array in part[:3] if array is not None], part.numbers)
+            arrays = [array for array in part[:3] if array is not None]
+            yield gathered(arrays, None if part.numbers is None else part.picks[: len(arrays)])
 
 
 def convert(
@@ -1250,16 +1339,14 @@ def batch_columns(batch_size: int | str, m: int) -> int:
     return min(m, whole("batch_size", batch_size, low=1))
 
 
-def split(m: int, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the numbers of the examples to train on and of those held out, each in rising order."""
+def split(m: int, fraction: float, seed: int) -> tuple[Selection, Selection]:
+    """Return the examples to train on and those held out."""
     held = round(m * fraction)
     if not 0 < held < m:
         raise ArgumentError(
             f"validation_fraction must leave at least one example on each side; {fraction:g} of {m} examples is {held}."
         )
-    is_held = np.zeros(m, dtype=bool)
-    is_held[np.random.default_rng([seed, 2]).permutation(m)[:held]] = True
-    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+    return selection.split(m, held, [seed, 2])
 
 
 def check_orientation(source: Source, n_targets: int, *, examples: str, name: str = "X") -> None:

@@ -25,6 +25,7 @@ from xpnet import data, equations, heads, parameters, targets
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.data import Examples, Source
+from xpnet.selection import Picked
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
 
@@ -153,14 +154,14 @@ def sizes_of_features(source: Source) -> npt.NDArray[np.float64]:
     return np.sqrt(squares / count)
 
 
-def of_scale(source: Source, labels: npt.NDArray[Any], kind: Task, *, standardized: bool) -> list[Finding]:
+def of_scale(source: Source, labels: npt.NDArray[Any] | Picked, kind: Task, *, standardized: bool) -> list[Finding]:
     """Return what is to be said of the sizes of X and of numbers to predict, which `fit` warns of before it begins.
 
     Parameters
     ----------
     source : Source
         X.
-    labels : (m,) or (n_y, m) array
+    labels : (m,) or (n_y, m) array, or Picked
         Y.
     kind : Task
         What Y is.

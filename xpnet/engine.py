@@ -246,7 +246,7 @@ class Engine:
                 self._optimizer = optimizer
                 gradient = partial(_launched_gradient, self.activation, self.head)
                 self._steps = Steps(launcher, self.sizes, gradient, update, theta, memory)
-            return self._steps.step(theta, memory, Inputs(*batch.pieces[0]), rate=rate, l2=l2)
+            return self._steps.step(theta, memory, Inputs(*batch.pieces[0][:5]), rate=rate, l2=l2)
         except UnrecordableError:
             pass
         except Exception as error:
@@ -561,9 +561,11 @@ class _Share:
             self._bind(piece)
         for i, span in enumerate(self.spans):
             if piece.numbers is not None:
-                for array, buffer in zip(piece[:3], self.buffers[span.stop - span.start], strict=True):
+                for array, picks, buffer in zip(
+                    piece[:3], piece.picks, self.buffers[span.stop - span.start], strict=True
+                ):
                     if array is not None:
-                        array.take(piece.numbers[span], 0, buffer, "clip")
+                        array.take(picks[span], 0, buffer, "clip")
             replay(self.calls[i])
             if len(self.spans) > 1 and i == 0:
                 np.copyto(self.vector, self.part)

@@ -3,11 +3,11 @@
 import math
 import re
 import sys
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import cycle, pairwise, starmap
+from itertools import chain, cycle, pairwise, starmap
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
@@ -23,6 +23,7 @@ from xpnet.device import HOST, Place
 from xpnet.diagnosis import Diagnosis, Finding
 from xpnet.errors import ArgumentError, DataError, FileFormatError, ShapeError
 from xpnet.features import Features, packed, unpacked
+from xpnet.selection import Picked
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
 
@@ -206,8 +207,7 @@ class Network:
             return targets.decode(few, self.kind)
         source = self._source(X, examples)
         with closing(self._outputs(source)) as outputs:
-            found = [targets.decode(devices.to_host(A), self.kind) for A in outputs]
-        labels = found[0] if len(found) == 1 else np.concatenate(found, axis=-1)
+            labels = _filled((targets.decode(devices.to_host(A), self.kind) for A in outputs), source.n_examples)
         return labels if labels.dtype.kind == "U" else source.place.asarray(labels)
 
     def predict_proba(self, X: Any, *, examples: str = "columns") -> Array:
@@ -680,17 +680,10 @@ class Network:
     def _output_of(self, source: data.Source, threads: int | None = None) -> Array:
         """Return A of the last layer, ``(n_y, m)``, at the network's place."""
         with closing(self._outputs(source, threads)) as outputs:
-            first = next(outputs)
-            if first.shape[1] == source.n_examples:
-                return first
-            if not self.place.is_numpy:
-                return self.place.xp.concat([first, *outputs], axis=-1)
-            A, done = np.empty((first.shape[0], source.n_examples), first.dtype), first.shape[1]
-            A[:, :done] = first
-            for part in outputs:
-                A[:, done : done + part.shape[1]] = part
-                done += part.shape[1]
-            return A
+            if self.place.is_numpy:
+                return _filled(outputs, source.n_examples)
+            found = list(outputs)
+            return found[0] if len(found) == 1 else self.place.xp.concat(found, axis=-1)
 
     def _outputs(self, source: data.Source, threads: int | None = None) -> Generator[Array, None, None]:
         """Yield A of the last layer, ``(n_y, b)`` at the network's place, `PREDICTED` numbers at a time.
@@ -768,9 +761,21 @@ def named(layers: Sequence[Layer]) -> dict[str, Array]:
     return {f"{key}{l}": array for l, layer in enumerate(layers, 1) for key, array in layer._asdict().items()}
 
 
+def _filled(parts: Iterator[npt.NDArray[Any]], m: int) -> npt.NDArray[Any]:
+    """Return parts joined along their last axis, m long in all; no more than one of them is there besides."""
+    first = next(parts)
+    if first.shape[-1] == m:
+        return first
+    whole, done = np.empty((*first.shape[:-1], m), first.dtype), 0
+    for part in chain([first], parts):
+        whole[..., done : done + part.shape[-1]] = part
+        done += part.shape[-1]
+    return whole
+
+
 def prepared(
     source: data.Source,
-    Y: npt.NDArray[Any],
+    Y: npt.NDArray[Any] | Picked,
     kind: Task,
     place: Place,
     dtype: str,

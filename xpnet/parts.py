@@ -448,7 +448,8 @@ def chosen(held: Held, plan: Plan) -> tuple[Chosen, Chosen | None]:
     if not plan.fraction:
         return Chosen(held.source, held.labels, weight, first), None
     found = []
-    for selection in data.split(plan.given, plan.fraction, plan.seed):
+    for side in data.split(plan.given, plan.fraction, plan.seed):
+        selection = np.asarray(side)
         begin, end = np.searchsorted(selection, (first, first + held.source.n_examples))
         ours = selection[begin:end] - first
         source = replace(held.source.subset(ours), numbers=selection[begin:end])
@@ -566,7 +567,7 @@ class Part(Examples):
 
     def _share(self, window: Window, batch_size: int) -> tuple[Piece, list[tuple[Array, int]]]:
         """Return the part's examples of a window, and of each batch which of them it has and the whole's columns."""
-        met = np.concatenate([np.arange(*run) for run in window.runs])[window.order] - self.first
+        met = window.met() - self.first
         ours = np.flatnonzero((met >= 0) & (met < self.source.n_examples))
         numbers = met[ours]
         if self.rows is not None:

@@ -30,6 +30,7 @@ from xpnet import data, files
 from xpnet.errors import ArgumentError, DataError, MissingPackageError, ShapeError, XpnetWarning
 from xpnet.features import Features
 from xpnet.parquet import Parquet
+from xpnet.selection import Selection
 
 READABLE = (".csv", ".parquet", ".npy", ".npz")
 """The endings of files that are read."""
@@ -65,11 +66,11 @@ class Labeled:
     X: Any
     Y: npt.NDArray[Any]
 
-    def rows(self, numbers: npt.NDArray[np.int64]) -> "Labeled":
-        """Return the examples of these numbers, which rise."""
+    def rows(self, side: Selection) -> "Labeled":
+        """Return these examples."""
         if isinstance(self.X, data.Source):
-            return Labeled(self.X.subset(numbers), self.Y[numbers])
-        return Labeled(self.X.take(numbers) if _is_arrow(self.X) else self.X[numbers], self.Y[numbers])
+            return Labeled(self.X.subset(side), self.Y[side.mask])
+        return Labeled(self.X.take(np.asarray(side)) if _is_arrow(self.X) else self.X[side.mask], self.Y[side.mask])
 
 
 def read_labeled(path: str, target: str, *, drop: Collection[str] = (), treated: bool = False) -> Labeled:

@@ -12,6 +12,7 @@ from xpnet.arguments import choice, real
 from xpnet.device import to_host
 from xpnet.errors import ArgumentError, DataError, ShapeError, TargetError
 from xpnet.heads import TASK_HEADS
+from xpnet.selection import Picked
 
 MOST_CLASSES = 20
 """Y of more distinct whole numbers than this may be classes, counts or measurements: the user must say."""
@@ -167,7 +168,7 @@ def infer(Y: Labels, task: str | Task = "auto") -> Task:
     return _named(Y, _guess(Y) if task == "auto" else task)
 
 
-def _parts(Y: Labels) -> Iterator[Labels]:
+def _parts(Y: Labels | Picked) -> Iterator[Labels]:
     """Yield Y in parts of some columns: what is compared with it takes as much memory."""
     for start in range(0, Y.shape[-1], COLUMNS):
         yield Y[..., start : start + COLUMNS]
@@ -562,6 +563,6 @@ def _poisson_deviance(Y: npt.NDArray[Any], A: npt.NDArray[Any]) -> npt.NDArray[A
     return np.asarray(2.0 * (np.where(Y > 0, Y * np.log(np.where(Y > 0, Y, 1.0) / A), 0.0) - Y + A))
 
 
-def size(Y: Labels) -> float:
+def size(Y: Labels | Picked) -> float:
     """Return the root mean square of numbers."""
     return float(np.sqrt(sum(float(np.sum(part.astype(np.float64) ** 2)) for part in _parts(Y)) / Y.size))

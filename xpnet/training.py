@@ -49,6 +49,7 @@ from xpnet.features import Features, Plan, planned
 from xpnet.network import Network, prepared
 from xpnet.optimizers import Optimizer
 from xpnet.schedules import Schedule, Waiting, described
+from xpnet.selection import Picked, Selection
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
 
@@ -268,16 +269,15 @@ def fit(
     place = devices.resolve(device, X[0] if isinstance(X, list | tuple) and X else X)
     devices.check_dtype(place, dtype)
     source, treatment = _source(planned(features), X, examples, initial, fraction, seed)
-    labels = targets.read(Y, examples=examples)
+    labels: Any = targets.read(Y, examples=examples)
     data.check_orientation(source, labels.shape[-1], examples=examples)
     source = data.spooled(source, data.WINDOW if fraction else data.PERMUTED)  # what is held out is read every epoch
     kind = targets.infer(labels, task)
     weight = targets.weights(sample_weight, class_weight, labels, kind, source.n_examples)
-    held_out = _held_out(validation_data, fraction, source, labels, weight, kind, seed, examples, treatment)
-    if held_out is not None and fraction:
-        training, _ = data.split(source.n_examples, fraction, seed)
-        source, labels = source.subset(training), labels[..., training]
-        weight = None if weight is None else weight[training]
+    sides = data.split(source.n_examples, fraction, seed) if fraction and validation_data is None else None
+    held_out = _held_out(validation_data, fraction, source, labels, weight, kind, sides, examples, treatment)
+    if sides is not None:
+        source, labels, weight = _side(source, labels, weight, sides[0])
     m = source.n_examples
     columns = _columns(batch_size, m, how)
     sizes = (source.n_features, *units, kind.n_outputs)
@@ -425,7 +425,7 @@ def _source(
                 'table with examples="rows", or leave features out.'
             )
         training = data.split(sum(map(len, tables)), fraction, seed)[0] if fraction else None
-        plan = plan.learn(tables, training)
+        plan = plan.learn(tables, None if training is None else np.asarray(training))
     elif plan is None and isinstance(initial, Network):
         plan = initial.features
     return data.source(X, examples=examples, features=plan), plan
@@ -438,21 +438,20 @@ def _held_out(
     labels: Any,
     weight: Any,
     kind: Task,
-    seed: int,
+    sides: tuple[Selection, Selection] | None,
     examples: str,
     treatment: Features | None,
 ) -> tuple[data.Source, Any, Any] | None:
     """Return the validation examples' source, labels and weights."""
     if validation_data is None:
-        if not fraction:
+        if sides is None:
             return None
-        training, held = data.split(source.n_examples, fraction, seed)
-        if weight is not None and not (weight[training].any() and weight[held].any()):
+        if weight is not None and not all(weight[side.mask].any() for side in sides):
             raise DataError(
                 f"sample_weight must leave a weight above 0 on each side of validation_fraction={fraction:g}; one side "
                 "has none. Pass validation_data, or another random_state."
             )
-        return source.subset(held), labels[..., held], None if weight is None else weight[held]
+        return _side(source, labels, weight, sides[1])
     if fraction:
         raise ArgumentError("Pass validation_data or validation_fraction, not both.")
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
@@ -473,6 +472,11 @@ def _held_out(
     targets.encode(their_labels, kind, name="validation Y")
     their_weight = validation_data[2] if len(validation_data) > 2 else None
     return theirs, their_labels, targets.weights(their_weight, None, their_labels, kind, theirs.n_examples)
+
+
+def _side(source: data.Source, labels: Any, weight: Any, side: Selection) -> tuple[data.Source, Picked, Any]:
+    """Return one side's source, labels and weights."""
+    return source.subset(side), Picked(labels, side), None if weight is None else weight[side.mask]
 
 
 def _start(

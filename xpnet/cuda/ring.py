@@ -174,6 +174,9 @@ class CudaDevice:
 # Batches --------------------------------------------------------------------------------------------------------------
 
 
+Picks = npt.NDArray[np.int64]
+
+
 class Filling(NamedTuple):
     """How a batch gets into the pinned buffers.
 
@@ -190,28 +193,29 @@ class Filling(NamedTuple):
     write: Callable[..., object]
 
 
-def gathered(arrays: Sequence[Array], numbers: npt.NDArray[np.int64] | None = None) -> Filling:
+def gathered(arrays: Sequence[Array], numbers: Picks | Sequence[Picks] | None = None) -> Filling:
     """Return the filling that picks examples out of arrays in host memory.
 
     Parameters
     ----------
     arrays : sequence of (k, width) NumPy arrays
         X, Y and weights by rows, each of its slot's dtype; C-contiguous when there are `numbers`.
-    numbers : (b,) int64 array, optional
+    numbers : (b,) int64 array, or one for each array, optional
         Which of the k examples, in order, each below k: what is not is not noticed. None is all of them.
     """
+    picks = [numbers] * len(arrays) if numbers is None or isinstance(numbers, np.ndarray) else numbers
 
     def write(*slots: npt.NDArray[Any]) -> None:
-        for rows, slot in zip(arrays, slots, strict=True):
+        for rows, chosen, slot in zip(arrays, picks, slots, strict=True):
             assert rows.dtype == slot.dtype, f"a slot of {slot.dtype} cannot be filled from {rows.dtype}"
-            if numbers is None:
+            if chosen is None:
                 np.copyto(slot, rows)
             else:
                 assert rows.flags.c_contiguous, "take would copy all of it, for each batch"
                 # Any mode but the default, which gathers into a buffer first so that an error leaves `out` as it was.
-                np.take(rows, numbers, axis=0, out=slot, mode="clip")
+                np.take(rows, chosen, axis=0, out=slot, mode="clip")
 
-    return Filling(len(arrays[0]) if numbers is None else int(numbers.size), write)
+    return Filling(len(arrays[0]) if picks[0] is None else int(picks[0].size), write)
 
 
 class Timing(NamedTuple):
