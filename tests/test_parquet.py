@@ -75,6 +75,21 @@ def test_files_are_joined_along_their_rows(tmp_path):
     assert np.array_equal(X.read(150, 400), ROWS[150:400])
 
 
+def test_a_folder_is_its_files_in_the_order_of_their_numbers(tmp_path):
+    for i, rows in enumerate(np.split(ROWS, 14)):
+        pq.write_table(table(rows), tmp_path / f"part.{i}.parquet")
+    (tmp_path / "_SUCCESS").touch()
+    X = xpnet.Parquet(tmp_path)
+    assert X.shape == ROWS.shape
+    assert np.array_equal(X.read(0, M), ROWS)
+    assert np.array_equal(xpnet.Parquet([str(tmp_path), tmp_path / "part.1.parquet"]).read(M, M + 50), ROWS[50:100])
+
+
+def test_a_folder_without_parquet_is_refused(tmp_path):
+    with pytest.raises(ArgumentError, match=r"has none that ends in \.parquet"):
+        xpnet.Parquet(tmp_path)
+
+
 def test_numbers_of_several_kinds_have_a_dtype_that_all_fit_in(tmp_path):
     mixed = pyarrow.table({"whole": [1, 2], "yes": [True, False], "part": [0.5, 1.5]})
     pq.write_table(mixed, tmp_path / "mixed.parquet")

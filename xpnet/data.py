@@ -1165,11 +1165,13 @@ def moments(source: Source, dtype: str) -> Moments:
             rows = np.ascontiguousarray(rows)  # for the same bits whatever the order of X in memory
         source.check_finite(rows, start, wide, xp=xp)
         source.let_go()
-        D = rows - rows[:1, :]  # less a first guess at the mean, so that a constant feature is exactly constant
-        D_mean = xp.mean(D, axis=0)
-        D -= D_mean
-        mean = devices.to_host(rows[0, :]).astype(np.float64) + devices.to_host(D_mean).astype(np.float64)
-        squares = devices.to_host(xp.sum(D * D, axis=0)).astype(np.float64)
+        guess = xp.asarray(rows[:1, :], copy=True)  # at the mean: less it, a constant feature is exactly constant
+        rows = rows - guess
+        rest = xp.mean(rows, axis=0)
+        rows -= rest
+        rows *= rows
+        mean = devices.to_host(guess[0, :]).astype(np.float64) + devices.to_host(rest).astype(np.float64)
+        squares = devices.to_host(xp.sum(rows, axis=0)).astype(np.float64)
         found = found.merged(Moments(stop - start, mean, squares, wide))
     return found
 

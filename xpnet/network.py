@@ -29,7 +29,7 @@ from xpnet.typing import Array, Layer
 
 _PARAMETER = re.compile(r"([Wb])([1-9][0-9]*)")
 
-PREDICTED = 2**24
+PREDICTED = 2**23
 """Numbers of the widest layer that `predict` holds at a time."""
 
 FEW = 256

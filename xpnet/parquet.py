@@ -1,9 +1,11 @@
 """Parquet files as numbers, decoded a few rows at a time."""
 
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,8 @@ class Parquet:
     Parameters
     ----------
     path : path, ParquetFile, or a list of them
-        The files, joined along their rows.
+        The files, joined along their rows. A folder is all files in it that end in ``.parquet``, by name, numbers by
+        their size: ``part.2.parquet`` comes before ``part.10.parquet``.
     columns : sequence of str, optional
         The features, in this order; all columns by default. They are numbers without missing ones.
 
@@ -62,7 +65,7 @@ class Parquet:
         given = list(path) if isinstance(path, list | tuple) else [path]
         if not given:
             raise ArgumentError("path must be a Parquet file or a list of them; the list is empty. Name a file.")
-        self._files = [_opened(each) for each in given]
+        self._files = [_opened(file) for each in given for file in _in_folder(each)]
         self.columns = _columns(self._files[0].schema_arrow, columns)
         dtypes = [_dtypes(file.schema_arrow, self.columns, i) for i, file in enumerate(self._files)]
         self.dtype = np.result_type(*(dtype for each in dtypes for dtype in each))
@@ -148,6 +151,21 @@ class Parquet:
                 )
             rows[:, i] = _plain(column)
         return rows
+
+
+def _in_folder(path: Any) -> list[Any]:
+    """Return the files of a folder, or what else was given."""
+    if not isinstance(path, str | bytes | os.PathLike) or not os.path.isdir(path):
+        return [path]
+    folder = os.fsdecode(path)
+    found = sorted(Path(folder).glob("*.parquet"), key=lambda file: _numbers_by_size(file.name))
+    if not found:
+        raise ArgumentError(f"path must be Parquet files or a folder of them; {folder} has none that ends in .parquet.")
+    return list(found)
+
+
+def _numbers_by_size(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _opened(path: Any) -> Any:

@@ -270,7 +270,7 @@ def _rows_of(array: npt.NDArray[Any], path: str, columns: Sequence[int] | None =
     def read(start: int, stop: int) -> npt.NDArray[Any]:
         return np.take(source.read(start, stop), columns, axis=1)
 
-    return replace(source, n_features=len(columns), read=read)
+    return replace(source, n_features=len(columns), read=read, mapped=None)
 
 
 def _matrix(path: str) -> npt.NDArray[Any]:

@@ -8,7 +8,9 @@ had been done once with little data.
 """
 
 import argparse
+import contextlib
 import datetime
+import io
 import json
 import math
 import os
@@ -19,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,19 @@ N_X, N_H = 100, 64
 KINDS = ("memmap", "memmap of columns", "list", "h5py", "zarr", "Parquet")
 """Ways to keep the smaller file."""
 
-ACTIONS = ("fit", "fit held out", "fit full batch", "fit standardized", "predict", "predict_proba", "score", "cost")
-"""What is done with the large file under the limit."""
+ACTIONS = (
+    "fit",
+    "fit held out",
+    "fit full batch",
+    "fit standardized",
+    "predict",
+    "predict_proba",
+    "score",
+    "cost",
+    "xpnet fit",
+    "xpnet predict",
+)
+"""What is done with the large file under the limit; the last two are the command, for which a feature is the target."""
 
 QUICK = {"RUN": 256, "WINDOW": 2**18, "PERMUTED": 2**18, "READ": 2**16}
 """xpnet's sizes for ``--quick``, with which little data is large."""
@@ -146,10 +158,30 @@ def act(net: Any, what: str, X: Any, Y: Any, examples: str, epochs: int) -> Any:
             return xpnet.fit(X, Y, epochs=epochs, **common | {"batch_size": "full", "optimizer": "gd"})
         case "fit standardized":
             return xpnet.fit(X, Y, epochs=epochs, standardize=True, **common)
+        case "xpnet fit" | "xpnet predict":
+            return command(net, what, Path(X.filename), epochs)
         case "score" | "cost":
             getattr(net, what)(X, Y, examples=examples)
         case _:
             getattr(net, what)(X, examples=examples)
+    return net
+
+
+def command(net: Any, what: str, path: Path, epochs: int) -> Any:
+    """Have the command train on a file, of which the last column is the target, or predict it."""
+    from xpnet.cli import main
+
+    kept = path.parent / "net.safetensors"
+    if what == "xpnet fit":
+        known = ["--epochs", str(epochs), "--hidden", str(N_H), "--random-state", "0"]
+        arguments = ["fit", str(path), "--target", str(N_X - 1), *known]
+    else:
+        net.save(kept)
+        arguments = ["predict", str(kept), str(path), "--out", str(path.parent / "predicted.parquet")]
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = main(arguments)
+    if code:
+        raise RuntimeError(f"xpnet {' '.join(arguments)} ended with code {code}")
     return net
 
 
@@ -165,6 +197,8 @@ def measured(task: dict[str, Any]) -> dict[str, Any]:
     Y = np.load(folder / "Y.npy")[:m]
     X, examples = opened(folder, task["kind"], m)
     few = np.random.default_rng(1).standard_normal((20_000, N_X), dtype=np.float32)
+    np.save(folder / "few.npy", few)
+    few = np.load(folder / "few.npy", mmap_mode="r")
     net = act(None, "fit", few, (few[:, 0] > 0).astype(int), "rows", 2)
     act(net, task["what"], few, (few[:, 0] > 0).astype(int), "rows", 1)
     if task["kind"] == "Parquet":
@@ -172,7 +206,7 @@ def measured(task: dict[str, Any]) -> dict[str, Any]:
     before, begun, worked = peak(), time.perf_counter(), time.process_time()
     net = act(net, task["what"], X, Y, examples, task["epochs"])
     seconds = time.perf_counter() - begun
-    fitted = task["what"].startswith("fit")
+    fitted = task["what"].startswith("fit ") or task["what"] == "fit"
     return {
         "bytes": peak() - before,
         "before": before,
@@ -185,7 +219,7 @@ def measured(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def held(limit: int | None) -> Iterator[tuple[str, Callable[[], None] | None]]:
     """Yield how a process is held to so many bytes, and what it does to be so before it begins."""
     if limit is None:
