@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,24 @@ def test_data_larger_than_memory_is_measured(tmp_path):
     assert not [each["error"] for each in results["memory"].values() if "error" in each]
     (report,) = (path.read_text() for path in tmp_path.glob("big-*.md"))
     assert "bit" in report
+
+
+def test_a_cluster_is_measured(tmp_path):
+    pytest.importorskip("distributed", reason="Dask's scheduler is not installed")
+    command = [sys.executable, str(ROOT / "tests/benchmarks/cluster.py"), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (results,) = (json.loads(path.read_text()) for path in tmp_path.glob("cluster-*.json"))
+    contests = [results["steps"], results["small"], *results["sums"].values()]
+    mpi = bool(shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"))
+    mpi = mpi and importlib.util.find_spec("mpi4py") is not None
+    assert {"MPI" in each["seconds"] for each in contests} == {mpi}
+    assert all(len(seconds) == 1 for each in contests for seconds in each["seconds"].values())
+    assert not [each["error"] for each in results["large"].values() if "error" in each]
+    (report,) = (path.read_text() for path in tmp_path.glob("cluster-*.md"))
+    assert all(f"| {word}" in report for word in ("cluster and one process", "100-64-1 (0.02 MiB), star", ".npy"))
+    for text in (report, json.dumps(results)):
+        assert not [path for path in (ROOT, Path.home(), tmp_path, sys.prefix) if f"{path}/" in text]
 
 
 def test_an_unknown_section_is_refused_with_the_known_ones():

@@ -1,36 +1,42 @@
-"""What a cluster costs and brings: steps beside bare MPI ranks and one process, sums, large files, and a simulation.
+"""What a cluster costs and brings: ``python tests/benchmarks/cluster.py``; half an hour and 12 GB of disk.
 
-    python tests/benchmarks/cluster.py --only steps,small,sums,simulation
-
-Two workers, processes of one thread on this machine; what is compared is measured by turns in the same run. ``steps``
-and ``sums`` need mpi4py and an MPI (``pip install mpi4py mpich``) for their peers.
+Two workers, processes of one thread on this machine; what is compared is measured by turns in the same run, and ratios
+are of the same round. Steps are full batches; a fit's time of a step is the median of its epochs, but for the first, in
+which the equations are recorded. Sums and steps have two bare MPI ranks beside them where there are mpi4py and an MPI
+(``pip install mpi4py mpich``), without which MPI is left out. The simulation takes the least disturbed times that were
+measured here and a network between machines that is assumed. Large files are trained on by a process of its own; memory
+is the greatest resident set of each process, imports and maps of files included.
 """
 
 import argparse
 import contextlib
+import datetime
+import importlib.util
 import json
-import resource
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import big
 import numpy as np
+import report
+from workers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import dask.array  # noqa: E402  # the checkout comes first
-import distributed  # noqa: E402
-
-import xpnet.dask  # noqa: E402
-from xpnet import activations, allreduce, engine, heads, initializers, parameters  # noqa: E402
-from xpnet.data import Piece  # noqa: E402
-from xpnet.device import HOST  # noqa: E402
+import xpnet  # the checkout comes first
+from xpnet import activations, allreduce, engine, heads, initializers, parameters
+from xpnet.data import Piece
+from xpnet.device import HOST
 
 SIZES = (100, 64, 1)
 """Of the network whose steps are measured."""
@@ -50,6 +56,22 @@ SPREAD = 0.03
 EFFICIENT = 0.8
 """What is called efficient."""
 
+SUMMED = ((6_529, 500), (800_000, 30), (8_000_000, 8))
+"""Vectors of float32 that are summed, by their lengths, and how often in a round."""
+
+FILES = 8
+"""Large files are so many."""
+
+KINDS = (".npy",)
+"""What they are."""
+
+QUICK: dict[str, Any] = {
+    "NETWORKS": {"100-64-1": (100, 64, 1)},
+    "WORKERS": (4, 16),
+    "SUMMED": ((1_000, 5), (10_000, 5)),
+}
+"""What ``--quick`` is content with."""
+
 
 def examples(m: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return X (m, n_x) float32 and Y (m,); rows of any two calls go together."""
@@ -66,6 +88,8 @@ def piece(first: int, stop: int) -> Piece:
 @contextlib.contextmanager
 def cluster(workers: int = 2, **options: Any) -> Any:
     """Make a cluster of processes with a thread each."""
+    import distributed
+
     settings = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
     with distributed.LocalCluster(**settings | options) as made, distributed.Client(made) as client:
         yield client
@@ -82,6 +106,10 @@ def of_one(m: int, epochs: int) -> float:
 
 def of_cluster(client: Any, m: int, epochs: int) -> float:
     """Return the seconds of a step of a cluster of two."""
+    import dask.array
+
+    import xpnet.dask
+
     blocks = [dask.delayed(examples)(m // 2, i * (m // 2)) for i in range(2)]
     X = dask.array.concatenate([dask.array.from_delayed(b[0], (m // 2, SIZES[0]), np.float32) for b in blocks])
     Y = dask.array.concatenate([dask.array.from_delayed(b[1], (m // 2,), np.int64) for b in blocks])
@@ -107,21 +135,23 @@ def typical(net: Any) -> float:
     return statistics.median(net.history["seconds"][1:])
 
 
-def of_mpi(m: int, steps: int) -> float:
-    """Return the seconds of a step of two bare MPI ranks."""
-    return float(json.loads(mpiexec("--rank", str(m), "--steps", str(steps))))
+def mpi() -> str:
+    """Return the program that starts MPI's ranks, or nothing where it or mpi4py is not there."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    program = str(beside) if beside.exists() else shutil.which("mpiexec") or ""
+    return program if importlib.util.find_spec("mpi4py") else ""
 
 
-def mpiexec(*arguments: str) -> str:
-    """Return the last line that two ranks of this script print."""
-    program = Path(sys.executable).parent / "mpiexec"
-    command = [str(program) if program.exists() else "mpiexec", "-n", "2", sys.executable, __file__, *arguments]
+def by_mpi(what: str, **arguments: Any) -> float:
+    """Return what the first of two ranks finds; see `TASKS`."""
+    task = json.dumps({"what": what} | arguments)
+    command = [mpi(), "-n", "2", sys.executable, __file__, "--task", task]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return done.stdout.strip().splitlines()[-1]
+    return float(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def rank(m: int, steps: int) -> None:
-    """Be an MPI rank that takes steps on half of the examples; the first prints the median of their seconds."""
+def rank(m: int, steps: int) -> float | None:
+    """Be an MPI rank that takes steps on half of the examples; the first returns the median of their seconds."""
     from mpi4py import MPI
 
     world, half = MPI.COMM_WORLD, m // 2
@@ -137,8 +167,7 @@ def rank(m: int, steps: int) -> None:
             world.Allreduce(MPI.IN_PLACE, total)
             theta = theta - np.float32(0.1 / m) * total[:-1]
             seconds.append(time.perf_counter() - begun)
-    if world.rank == 0:
-        print(json.dumps(statistics.median(seconds[1:])))
+    return statistics.median(seconds[1:]) if world.rank == 0 else None
 
 
 def start(sizes: tuple[int, ...]) -> np.ndarray:
@@ -154,21 +183,30 @@ def running(sizes: tuple[int, ...], columns: int) -> Any:
     )
 
 
-def steps(client: Any, m: int, epochs: int, rounds: int) -> None:
-    """Print the steps of one process, two MPI ranks and a cluster, by turns."""
-    found: dict[str, list[float]] = {"one process": [], "MPI": [], "cluster": []}
+def steps(client: Any, m: int, epochs: int, rounds: int) -> dict[str, Any]:
+    """Return the seconds of steps of a cluster, one process and two MPI ranks, by turns."""
+    contenders: dict[str, Callable[[], float]] = {
+        "cluster": partial(of_cluster, client, m, epochs),
+        "one process": partial(of_one, m, epochs),
+    }
+    if mpi():
+        contenders["MPI"] = partial(by_mpi, "rank", m=m, steps=epochs)
+    return {"columns": m} | by_turns(contenders, rounds)
+
+
+def by_turns(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
+    """Return the seconds of contenders that take turns, and the first one's beside the others', round by round."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
-        found["one process"].append(of_one(m, epochs))
-        found["MPI"].append(of_mpi(m, epochs))
-        found["cluster"].append(of_cluster(client, m, epochs))
-    print(f"\nA step over {m:,} columns of {'-'.join(map(str, SIZES))}, full batch, ms (medians of {rounds} rounds):\n")
-    for name, seconds in found.items():
-        print(f"| {name} | {1e3 * statistics.median(seconds):.3f} |", flush=True)
-    for peer in ("MPI", "one process"):
-        ratios = sorted(a / b for a, b in zip(found["cluster"], found[peer], strict=True))
-        print(f"cluster / {peer}: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
-    apart = [a - b for a, b in zip(found["cluster"], found["one process"], strict=True)]
-    print(f"cluster - one process: {1e3 * statistics.median(apart):.3f} ms")
+        for name, run in contenders.items():
+            seconds[name].append(run())
+    first, *others = contenders
+    pairs = {name: list(zip(seconds[first], seconds[name], strict=True)) for name in others}
+    return {
+        "seconds": seconds,
+        "ratios": {name: [ours / theirs for ours, theirs in each] for name, each in pairs.items()},
+        "differences": {name: [ours - theirs for ours, theirs in each] for name, each in pairs.items()},
+    }
 
 
 # Sums -----------------------------------------------------------------------------------------------------------------
@@ -176,6 +214,8 @@ def steps(client: Any, m: int, epochs: int, rounds: int) -> None:
 
 def summing(members: Any, name: str, count: int, repeats: int) -> float:
     """Be a worker that sums vectors over Dask's connections; return the median of the sums' seconds."""
+    import distributed
+
     worker = distributed.get_worker()
     star = allreduce.Star(worker, members, name, lambda: True)
     (number,) = members[star.rank].parts
@@ -199,8 +239,8 @@ def of_star(client: Any, count: int, repeats: int) -> float:
     return float(client.gather(futures)[0])
 
 
-def summing_by_mpi(count: int, repeats: int) -> None:
-    """Be an MPI rank that sums vectors as xpnet does; the first prints the median of their seconds."""
+def summing_by_mpi(count: int, repeats: int) -> float | None:
+    """Be an MPI rank that sums vectors as xpnet does; the first returns the median of their seconds."""
     from mpi4py import MPI
 
     sums, seconds = allreduce.Mpi(range(MPI.COMM_WORLD.size)), []
@@ -209,35 +249,32 @@ def summing_by_mpi(count: int, repeats: int) -> None:
         begun = time.perf_counter()
         sums.sum(vector)
         seconds.append(time.perf_counter() - begun)
-    if MPI.COMM_WORLD.rank == 0:
-        print(json.dumps(statistics.median(seconds)))
+    return statistics.median(seconds) if MPI.COMM_WORLD.rank == 0 else None
 
 
-def sums(client: Any, rounds: int) -> dict[str, list[tuple[int, float]]]:
-    """Print, and return, what sums of several sizes take."""
-    found: dict[str, list[tuple[int, float]]] = {"star": [], "MPI": []}
-    print("\nA sum between two processes, ms:\n\n| bytes | Dask's connections | MPI |\n|---|---|---|")
-    for count, repeats in ((6_529, 500), (800_000, 30), (8_000_000, 8)):
-        # The least disturbed.
-        star = min(of_star(client, count, repeats) for _ in range(rounds))
-        mpi = min(float(json.loads(mpiexec("--sum", str(count), "--steps", str(repeats)))) for _ in range(rounds))
-        found["star"].append((4 * count, star))
-        found["MPI"].append((4 * count, mpi))
-        print(f"| {4 * count:,} | {1e3 * star:.3f} | {1e3 * mpi:.3f} |", flush=True)
+def sums(client: Any, rounds: int) -> dict[str, Any]:
+    """Return the seconds of sums of several sizes, between two processes, by turns."""
+    found = {}
+    for count, repeats in SUMMED:
+        contenders: dict[str, Callable[[], float]] = {"star": partial(of_star, client, count, repeats)}
+        if mpi():
+            contenders["MPI"] = partial(by_mpi, "sum", count=count, repeats=repeats)
+        found[str(4 * count)] = by_turns(contenders, rounds)
     return found
 
 
 # The simulation -------------------------------------------------------------------------------------------------------
 
 
-def line(measured: list[tuple[int, float]]) -> tuple[float, float]:
-    """Return the seconds of a sum of nothing, and of each byte."""
-    (small, first), *_, (large, last) = measured
-    slope = (last - first) / (large - small)
-    return max(0.0, first - slope * small), slope
+def line(measured: dict[str, Any], by: str) -> tuple[float, float]:
+    """Return the seconds of a sum of nothing, and of each byte, from the least disturbed sums."""
+    least = {int(size): min(each["seconds"][by]) for size, each in measured.items()}
+    small, large = min(least), max(least)
+    slope = (least[large] - least[small]) / (large - small)
+    return max(0.0, least[small] - slope * small), slope
 
 
-def column_seconds(sizes: tuple[int, ...], columns: int = 4_096, repeats: int = 9) -> float:
+def column_seconds(sizes: tuple[int, ...], columns: int, repeats: int = 9) -> float:
     """Return what a column's gradient takes in one thread, when it is least disturbed."""
     rng = np.random.default_rng(0)
     given = Piece(
@@ -269,95 +306,256 @@ def efficiency(
     return float(column * m / (workers * (slowest + hops * hop).mean()))
 
 
-def simulation(measured: dict[str, list[tuple[int, float]]], m: int) -> None:
-    """Print where efficiency falls, for each network and way to sum."""
-    print(
-        f"\nSimulated: efficiency of a step over {m:,} columns, by workers; measured here, wires of "
-        f"{8 * WIRE[1] / 1e9:.0f} Gbit/s assumed.\n"
-    )
-    print(f"| network | sum | {' | '.join(f'{n:,}' for n in WORKERS)} | under {EFFICIENT:.0%} from |")
-    print("|---|---|" + "---|" * (len(WORKERS) + 1))
-    costs = {"star": line(measured["star"]), "tree": line(measured["MPI"])}
+def simulation(measured: dict[str, Any], m: int) -> dict[str, Any]:
+    """Return where efficiency falls, for each network and way to sum that was measured."""
+    found: dict[str, Any] = {}
+    costs = {"star": line(measured, "star")} | ({"tree": line(measured, "MPI")} if mpi() else {})
     for name, sizes in NETWORKS.items():
-        column, size = column_seconds(sizes), 4 * (parameters.count(sizes) + 1)
+        column, size = column_seconds(sizes, min(4_096, m)), 4 * (parameters.count(sizes) + 1)
+        found[name] = {"bytes": size, "column_seconds": column, "by": {}}
         for by, cost in costs.items():
-            row = [efficiency(n, m, column, size, cost, by) for n in WORKERS]
-            low = next((n for n in range(2, 1025) if efficiency(n, m, column, size, cost, by, 20) < EFFICIENT), None)
-            shares = " | ".join(f"{share:.0%}" for share in row)
-            print(f"| {name} ({size / 2**20:.2f} MiB) | {by} | {shares} | {low or 'more than 1,024'} |", flush=True)
+            low = next(
+                (n for n in range(2, WORKERS[-1] + 1) if efficiency(n, m, column, size, cost, by, 20) < EFFICIENT), None
+            )
+            shares = {str(n): efficiency(n, m, column, size, cost, by) for n in WORKERS}
+            found[name]["by"][by] = {"shares": shares, "low": low}
+    return found
 
 
 # Large files ----------------------------------------------------------------------------------------------------------
 
 
-def large(folder: str, gigabytes: float) -> None:
-    """Train on files larger than the workers' memory, and print what memory it took."""
-    with tempfile.TemporaryDirectory(dir=folder) as there, cluster(memory_limit="2GiB") as client:
-        rows = int(gigabytes * 1e9 / 8 / (4 * SIZES[0]))
-        futures = client.map(write, range(8), there=there, rows=rows, pure=False)
-        Xs, Ys = (list(paths) for paths in zip(*client.gather(futures), strict=True))
-        client.restart()
-        begun = time.perf_counter()
-        net = xpnet.dask.fit(Xs, Ys, client=client, **how(2) | {"batch_size": 4_096, "optimizer": "adam"})
-        peaks = client.run(peak)
-        print(f"\n{gigabytes:g} GB in 8 files, two workers of 2 GiB each: {time.perf_counter() - begun:.0f} s, {net}")
-        print(f"epochs {[round(seconds, 1) for seconds in net.history['seconds']]} s")
-        print(
-            f"peak memory: workers {[f'{p / 2**20:.0f} MiB' for p in peaks.values()]}, client {peak() / 2**20:.0f} MiB"
-        )
+def large(folder: str, gigabytes: float, limit: float) -> dict[str, Any]:
+    """Return what memory and time it took to train on files larger than the workers' memory, for each kind of file."""
+    found = {}
+    rows = int(gigabytes * 1e9 / FILES / (4 * SIZES[0]))
+    for kind in KINDS:
+        with tempfile.TemporaryDirectory(prefix="xpnet-cluster-", dir=folder) as there:
+            for i in range(FILES):
+                write(Path(there), i, kind, rows)
+            found[kind] = alone("train", folder=there, kind=kind, limit=limit)
+    return found
 
 
-def write(i: int, *, there: str, rows: int) -> tuple[str, str]:
+def write(folder: Path, i: int, kind: str, rows: int) -> None:
     """Write a file of X and one of Y, a hundred thousand rows at a time."""
-    paths = f"{there}/X{i}.npy", f"{there}/Y{i}.npy"
-    X = np.lib.format.open_memmap(paths[0], "w+", np.float32, (rows, SIZES[0]))
+    X = np.lib.format.open_memmap(folder / f"X{i}.npy", "w+", np.float32, (rows, SIZES[0]))
     Y = np.empty(rows, np.int8)
     for first in range(0, rows, 100_000):
         stop = min(first + 100_000, rows)
         X[first:stop], Y[first:stop] = examples(stop - first, 10**7 * i + first)
     del X
-    np.save(paths[1], Y)
-    return paths
+    np.save(folder / f"Y{i}.npy", Y)
+
+
+def train(folder: str, kind: str, limit: float) -> dict[str, Any]:
+    """Train on the files of a folder; return the seconds, and what memory the workers and this process had at most."""
+    import xpnet.dask
+
+    X, Y = ([f"{folder}/{name}{i}.npy" for i in range(FILES)] for name in "XY")
+    with cluster(memory_limit=f"{limit}GiB") as client:
+        before, begun = client.run(peak), time.perf_counter()
+        net = xpnet.dask.fit(X, Y, client=client, **how(2) | {"batch_size": 4_096, "optimizer": "adam"})
+        return {
+            "seconds": time.perf_counter() - begun,
+            "epochs": net.history["seconds"],
+            "before": max(before.values()),
+            "workers": list(client.run(peak).values()),
+            "client": peak(),
+        }
 
 
 def peak() -> int:
     """Return the most bytes that this process has had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # `getrusage` begins with what the process had that started this one.
+    kilobytes = report.field("/proc/self/status", "VmHWM").split()
+    return int(kilobytes[0]) * 1024 if kilobytes else big.peak()
 
 
-def main() -> None:
-    """Run the sections that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="steps,small,sums,simulation", help="and large, for which there must be disk")
-    parser.add_argument("--columns", type=int, default=400_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gigabytes", type=float, default=8.0)
-    parser.add_argument("--folder", help="where large files go for a while")
-    parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--sum", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=20)
-    options = parser.parse_args()
-    if options.rank is not None:
-        rank(options.rank, options.steps)
-        return
-    if options.sum is not None:
-        summing_by_mpi(options.sum, options.steps)
-        return
-    only = options.only.split(",")
+def alone(what: str, **arguments: Any) -> dict[str, Any]:
+    """Return what a process of its own finds; see `TASKS`."""
+    task = json.dumps({"what": what} | arguments)
+    done = subprocess.run([sys.executable, __file__, "--task", task], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"error": f"code {done.returncode}: {(done.stderr.strip().splitlines() or ['no word'])[-1][:160]}"}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+TASKS: dict[str, Callable[..., Any]] = {"rank": rank, "sum": summing_by_mpi, "train": train}
+"""What processes of their own do."""
+
+
+# The report -----------------------------------------------------------------------------------------------------------
+
+
+def _spread(values: list[float], unit: float = 1.0) -> list[str]:
+    """Return the median and the ends."""
+    scaled = [unit * value for value in values]
+    return [report.number(statistics.median(scaled)), report.ends({"min": min(scaled), "max": max(scaled)})]
+
+
+def _of_steps(title: str, it: dict[str, Any]) -> Iterator[str]:
+    yield f"## {title}: a step over {it['columns']:,} columns of {'-'.join(map(str, SIZES))}, full batch"
+    rows = [[name, *_spread(seconds, 1e3)] for name, seconds in it["seconds"].items()]
+    yield report.table(["", "ms", "min–max"], rows)
+    rows = [
+        [f"cluster and {name}", *_spread(ratios), *_spread(it["differences"][name], 1e3)]
+        for name, ratios in it["ratios"].items()
+    ]
+    yield report.table(["of the same round", "ratio", "min–max", "ms more", "min–max"], rows)
+
+
+def _of_sums(it: dict[str, Any]) -> Iterator[str]:
+    yield "## Sums between two processes"
+    names = {"star": "Dask's connections", "MPI": "MPI"}
+    rows = [
+        [f"{int(size):,} bytes, {names[by]}", *_spread(seconds, 1e3)]
+        for size, each in it.items()
+        for by, seconds in each["seconds"].items()
+    ]
+    yield report.table(["", "ms", "min–max"], rows)
+    rows = [
+        [f"{int(size):,} bytes", *_spread(each["ratios"]["MPI"])]
+        for size, each in it.items()
+        if "MPI" in each["ratios"]
+    ]
+    if rows:
+        yield report.table(["Dask's connections and MPI, of the same round", "ratio", "min–max"], rows)
+
+
+def _of_simulation(it: dict[str, Any], m: int) -> Iterator[str]:
+    yield f"## Simulated: the share of workers made use of, for steps over {m:,} columns"
+    yield (
+        f"Between machines {8 * WIRE[1] / 1e9:.0f} Gbit/s and {WIRE[0] * 1e6:.0f} µs a message are assumed, and that a "
+        f"worker's times spread by {SPREAD:.0%}."
+    )
+    rows = [
+        [
+            f"{name} ({each['bytes'] / 2**20:.2f} MiB), {by}",
+            *(f"{share:.0%}" for share in found["shares"].values()),
+            str(found["low"] or f"more than {max(map(int, found['shares'])):,}"),
+        ]
+        for name, each in it.items()
+        for by, found in each["by"].items()
+    ]
+    shares = next(iter(next(iter(it.values()))["by"].values()))["shares"]
+    head = ["network, sums", *(f"{int(n):,} workers" for n in shares), f"under {EFFICIENT:.0%} from"]
+    yield report.table(head, rows)
+
+
+def _of_large(it: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"## Files of {results['gigabytes']:g} GB, {FILES} of them, two workers of {results['limit']:g} GiB each: two "
+        "epochs in batches of 4,096"
+    )
+    rows = []
+    for kind, each in it.items():
+        if "error" in each:
+            rows.append([kind, "", "", "", "", each["error"]])
+            continue
+        mib = [f"{size / 2**20:,.0f}" for size in (each["before"], max(each["workers"]), each["client"])]
+        rows.append([kind, report.number(each["seconds"]), ", ".join(map(report.number, each["epochs"])), *mib])
+    head = ["files", "seconds", "of its epochs", "MiB of a worker before", "at most", "MiB of the client at most"]
+    yield report.table(head, rows)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Return the report."""
+    its, has = results["machine"], results["versions"]
+    named = ", ".join(f"{name} {has[name] or 'absent'}" for name in ("dask", "distributed", "mpi4py", "mpich", "numpy"))
+    parts = [
+        "# A cluster",
+        f"{its['cpu']}, {its['cores']} cores, {its['memory_gib']} GiB; Python {has['python']}, {named}. "
+        f"{results['date']}; the machine's load was {results['load']} before and {results['load_after']} after.",
+        *(["**Quick sizes, for a test of the suite: the numbers mean nothing.**"] if results["quick"] else []),
+        __doc__.split("\n\n", 1)[1].strip(),
+        f"Medians and ends of {results['rounds']} rounds.",
+    ]
+    sections: dict[str, Callable[[Any], Iterator[str]]] = {
+        "steps": partial(_of_steps, "Steps"),
+        "small": partial(_of_steps, "Small steps"),
+        "sums": _of_sums,
+        "simulation": partial(_of_simulation, m=results["columns"]),
+        "large": partial(_of_large, results=results),
+    }
+    parts += [part for name, told in sections.items() if name in results for part in told(results[name])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _versions() -> dict[str, Any]:
+    """Return the report's versions, and those that matter here."""
+    found = report.versions()
+    for name in ("dask", "distributed", "mpi4py", "mpich"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="steps,small,sums,simulation,large", help="sections, with commas between")
+    parser.add_argument("--columns", type=int, default=400_000, help="of a step (default: 400000)")
+    parser.add_argument("--steps", type=int, default=20, help="of a fit (default: 20)")
+    parser.add_argument("--rounds", type=int, default=5, help="of what is timed (default: 5)")
+    parser.add_argument("--gigabytes", type=float, default=4.0, help="of large files (default: 4)")
+    parser.add_argument("--limit", type=float, default=1.0, metavar="GIB", help="of a worker then (default: 1)")
+    parser.add_argument("--folder", help="where large files are made, and deleted (default: the temporary one)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to test the suite itself")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="a folder")
+    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.columns, asked.steps, asked.rounds, asked.gigabytes = 2_000, 3, 1, 0.004
+        globals().update(QUICK)
+    return asked
+
+
+def _found(asked: argparse.Namespace, results: dict[str, Any]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yield the sections, each with what measures it."""
     with cluster() as client:
-        if "steps" in only:
-            steps(client, options.columns, options.steps, options.rounds)
-        if "small" in only:
-            steps(client, 400, 30 * options.steps, options.rounds)
-        if "sums" in only or "simulation" in only:
-            measured = sums(client, options.rounds)
-    if "simulation" in only:
-        simulation(measured, options.columns)
-    if "large" in only:
-        large(options.folder or tempfile.gettempdir(), options.gigabytes)
+        yield "steps", partial(steps, client, asked.columns, asked.steps, asked.rounds)
+        yield "small", partial(steps, client, 400, 30 * asked.steps, asked.rounds)
+        yield "sums", partial(sums, client, asked.rounds)
+    yield "simulation", lambda: simulation(results["sums"], asked.columns)
+    folder = asked.folder or tempfile.gettempdir()
+    yield "large", partial(large, folder, asked.gigabytes, asked.limit)
+
+
+def main() -> int:
+    """Measure, print and write."""
+    asked = _arguments()
+    if asked.task is not None:
+        found = TASKS[asked.task.pop("what")](**asked.task)
+        if found is not None:
+            print(json.dumps(found))
+        return 0
+    results: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "quick": asked.quick,
+        "machine": report.machine(),
+        "versions": _versions(),
+        "load": round(os.getloadavg()[0], 2),
+        "columns": asked.columns,
+        "rounds": asked.rounds,
+        "gigabytes": asked.gigabytes,
+        "limit": asked.limit,
+    }
+    only = asked.only.split(",")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    path = asked.out / f"cluster-{results['date']}"
+    for name, found in _found(asked, results):
+        if name in only or (name == "sums" and "simulation" in only):
+            results[name] = found()
+            results["load_after"] = round(os.getloadavg()[0], 2)
+            path.with_suffix(".json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+            path.with_suffix(".md").write_text(markdown(results))
+    print(markdown(results))
+    print(f"Written to {path.name}.json and {path.name}.md.")
+    return 0
 
 
 if __name__ == "__main__":
-    if not shutil.which("mpiexec") and not (Path(sys.executable).parent / "mpiexec").exists():
-        print("without mpiexec the sections steps, small, sums and simulation cannot run", file=sys.stderr)
-    main()
+    sys.exit(main())

@@ -34,7 +34,7 @@ print(json.dumps({"xpnet": xpnet.__version__, "blas": pools}))
 # The machine ----------------------------------------------------------------------------------------------------------
 
 
-def _field(path: str, name: str) -> str:
+def field(path: str, name: str) -> str:
     """Return a field of one of Linux's ``name : value`` files; elsewhere nothing."""
     try:
         lines = Path(path).read_text().splitlines()
@@ -45,11 +45,11 @@ def _field(path: str, name: str) -> str:
 
 def machine() -> dict[str, Any]:
     """Return what is said of the machine: neither its name nor its paths."""
-    kilobytes = _field("/proc/meminfo", "MemTotal").split()
+    kilobytes = field("/proc/meminfo", "MemTotal").split()
     return {
-        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-        "family": _field("/proc/cpuinfo", "cpu family"),
-        "model": _field("/proc/cpuinfo", "model\t"),
+        "cpu": field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "family": field("/proc/cpuinfo", "cpu family"),
+        "model": field("/proc/cpuinfo", "model\t"),
         "cores": cores(),
         "memory_gib": round(int(kilobytes[0]) / 2**20, 1) if kilobytes else None,
         "system": f"{platform.system()} {platform.machine()}",
