@@ -411,8 +411,9 @@ def test_validation_data_of_its_own(both, rows, files):
     np.testing.assert_allclose(net.history["validation_cost"], one.history["validation_cost"], rtol=SUMS)
 
 
-def test_files_larger_than_a_window_are_met_in_the_same_order(both, rows, files, monkeypatch):
-    X, Y, _ = rows
+@pytest.fixture
+def shrunk(both, monkeypatch):
+    """A client of two workers that, as this process, take little data to be large."""
     small = {"PERMUTED": 100, "WINDOW": 2_000, "RUN": 128}
 
     def shrink(values):
@@ -423,15 +424,22 @@ def test_files_larger_than_a_window_are_met_in_the_same_order(both, rows, files,
             setattr(xpnet.data, name, value)
         return old
 
-    options = FIT | {"examples": "rows", "batch_size": 100, "epochs": 3}
     for name, value in small.items():
         monkeypatch.setattr(xpnet.data, name, value)
     old = next(iter(both.run(shrink, small).values()))
-    try:
-        net = xpnet.dask.fit(files["X"], files["Y"], client=both, **options)
-    finally:
-        both.run(shrink, old)
-    assert differ(net, xpnet.fit(X, Y, threads=1, **options)) <= SUMS
+    yield both
+    both.run(shrink, old)
+
+
+@pytest.mark.parametrize("how", ["batches", "full", "validation"])
+def test_files_larger_than_a_window_are_met_in_the_same_order(shrunk, rows, files, how):
+    X, Y, _ = rows
+    options = FIT | {"examples": "rows", "batch_size": 100, "epochs": 3, "standardize": True}
+    options |= {"full": {"batch_size": "full"}, "validation": {"validation_fraction": 0.3}}.get(how, {})
+    net = xpnet.dask.fit(files["X"], files["Y"], client=shrunk, **options)
+    one = xpnet.fit(X, Y, threads=1, **options)
+    assert differ(net, one) <= SUMS
+    np.testing.assert_allclose(net.history["validation_cost"], one.history["validation_cost"], rtol=SUMS)
 
 
 @pytest.mark.parametrize("task", ["regression", "count", "multilabel", "multiclass"])

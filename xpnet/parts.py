@@ -593,7 +593,7 @@ class Part(Examples):
         # And one more, which weighs nothing.
         piece = Piece(
             xp.concat([*(self.converted(*span) for span in spans), self.converted(0, 1)]),
-            xp.concat([*(self.Y[start:stop, :] for start, stop in spans), self.Y[:1, :]]),
+            xp.concat([*(self.Y[start:stop, ...] for start, stop in spans), self.Y[:1, ...]]),
             xp.concat([*(weight[start:stop, :] for start, stop in spans), xp.zeros_like(weight[:1, :])]),
         )
         starts = np.asarray([start for start, _ in spans], dtype=np.int64)
@@ -672,7 +672,8 @@ def ready(held: Held, given: Held | None, *, number: int, plan: Plan, first_give
         valid = None
         if theirs is not None:
             assert plan.validation is not None, "some part has examples to validate with"
-            valid = _part(theirs, plan, held.place, plan.validation, "validation Y").kept(gathered=False)
+            to_validate = _part(theirs, plan, held.place, plan.validation, "validation Y", most=data.WINDOW)
+            valid = to_validate.kept(gathered=False)
     return Ready(number, here, valid)  # type: ignore[arg-type]  # `kept` returns what it is called on
 
 
@@ -687,7 +688,7 @@ def _local(plan: Plan, part: Part) -> int:
     return max(1, plan.columns * part.source.n_examples // part.total)
 
 
-def _part(given: Chosen, plan: Plan, place: Place, total: Total, name: str) -> Part:
+def _part(given: Chosen, plan: Plan, place: Place, total: Total, name: str, *, most: int | None = None) -> Part:
     made = prepared(
         given.source,
         given.labels,
@@ -696,6 +697,7 @@ def _part(given: Chosen, plan: Plan, place: Place, total: Total, name: str) -> P
         plan.dtype,
         plan.scaling,
         given.weight,
+        most=data.PERMUTED if most is None else most,
         name=name,
         whole=total.whole,
     )
