@@ -121,6 +121,7 @@ def test_data_larger_than_memory_is_measured(tmp_path):
 
 def test_a_cluster_is_measured(tmp_path):
     pytest.importorskip("distributed", reason="Dask's scheduler is not installed")
+    pytest.importorskip("pyarrow")
     command = [sys.executable, str(ROOT / "tests/benchmarks/cluster.py"), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -132,7 +133,9 @@ def test_a_cluster_is_measured(tmp_path):
     assert all(len(seconds) == 1 for each in contests for seconds in each["seconds"].values())
     assert not [each["error"] for each in results["large"].values() if "error" in each]
     (report,) = (path.read_text() for path in tmp_path.glob("cluster-*.md"))
-    assert all(f"| {word}" in report for word in ("cluster and one process", "100-64-1 (0.02 MiB), star", ".npy"))
+    assert all(
+        f"| {word}" in report for word in ("cluster and one process", "100-64-1 (0.02 MiB), star", ".npy", "Parquet")
+    )
     for text in (report, json.dumps(results)):
         assert not [path for path in (ROOT, Path.home(), tmp_path, sys.prefix) if f"{path}/" in text]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import xpnet
+from xpnet import parts
 from xpnet.cli import main
 from xpnet.errors import (
     ArgumentError,
@@ -28,6 +29,7 @@ from xpnet.errors import (
 distributed = pytest.importorskip("distributed", reason="Dask's scheduler is not installed")
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
+cloudpickle = pytest.importorskip("cloudpickle")
 import xpnet.dask  # noqa: E402  # it needs nothing, but is of no use without
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:distributed")
@@ -411,10 +413,13 @@ def test_validation_data_of_its_own(both, rows, files):
     np.testing.assert_allclose(net.history["validation_cost"], one.history["validation_cost"], rtol=SUMS)
 
 
+SMALL = {"PERMUTED": 100, "WINDOW": 2_000, "RUN": 128}
+"""Sizes of `xpnet.data` with which little data is large."""
+
+
 @pytest.fixture
 def shrunk(both, monkeypatch):
     """A client of two workers that, as this process, take little data to be large."""
-    small = {"PERMUTED": 100, "WINDOW": 2_000, "RUN": 128}
 
     def shrink(values):
         import xpnet.data
@@ -424,22 +429,90 @@ def shrunk(both, monkeypatch):
             setattr(xpnet.data, name, value)
         return old
 
-    for name, value in small.items():
+    for name, value in SMALL.items():
         monkeypatch.setattr(xpnet.data, name, value)
-    old = next(iter(both.run(shrink, small).values()))
+    old = next(iter(both.run(shrink, SMALL).values()))
     yield both
     both.run(shrink, old)
 
 
+@pytest.mark.parametrize("kind", ["X", "parquet"])
 @pytest.mark.parametrize("how", ["batches", "full", "validation"])
-def test_files_larger_than_a_window_are_met_in_the_same_order(shrunk, rows, files, how):
+def test_files_larger_than_a_window_are_met_in_the_same_order(shrunk, rows, files, kind, how):
     X, Y, _ = rows
     options = FIT | {"examples": "rows", "batch_size": 100, "epochs": 3, "standardize": True}
     options |= {"full": {"batch_size": "full"}, "validation": {"validation_fraction": 0.3}}.get(how, {})
-    net = xpnet.dask.fit(files["X"], files["Y"], client=shrunk, **options)
+    net = xpnet.dask.fit(files[kind], files["Y"] if kind == "X" else "kind", client=shrunk, **options)
     one = xpnet.fit(X, Y, threads=1, **options)
     assert differ(net, one) <= SUMS
     np.testing.assert_allclose(net.history["validation_cost"], one.history["validation_cost"], rtol=SUMS)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("batch_size", ["full", 100])
+def test_one_worker_trains_on_parquet_as_one_machine_does_bit_for_bit(
+    alone, files, rows, batch_size, large, monkeypatch
+):
+    for name, value in SMALL.items() if large else ():
+        monkeypatch.setattr(xpnet.data, name, value)
+    options = FIT | {"examples": "rows", "batch_size": batch_size, "validation_fraction": 0.2}
+    net = xpnet.dask.fit(files["parquet"], "kind", client=alone, **options)
+    given = xpnet.Parquet(files["parquet"], columns=list("abcde"))
+    assert same(net, xpnet.fit(given, rows[1], threads=1, **options))
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A function that writes columns as a Parquet file and returns its path."""
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+
+    def written(name="table", **columns):
+        path = tmp_path / f"{name}.parquet"
+        parquet.write_table(pyarrow.table(columns), path)
+        return str(path)
+
+    return written
+
+
+def test_large_parquet_is_read_from_one_file_that_another_process_makes_anew(rows, files, monkeypatch):
+    monkeypatch.setattr(xpnet.data, "PERMUTED", 100)
+    stored = [parts.Stored(str(path), without=("kind",)) for path in files["parquet"]]
+    held = parts.hold(stored, [rows[1][:300], rows[1][300:900], rows[1][900:]], None, examples="rows", device="cpu")
+    assert not held.source.in_memory
+    assert [chunk.n_examples for chunk in held.chunks] == [300, 600, 300]
+    assert len(cloudpickle.dumps(held.source)) < 20_000 < rows[0].nbytes  # as Dask does with what it moves to the disk
+    for it in (held.source, cloudpickle.loads(cloudpickle.dumps(held.source))):
+        for start, stop in ((1100, 1200), (0, 1200), (299, 301), (650, 650)):
+            assert np.array_equal(it.read(start, stop), rows[0][start:stop])
+    assert np.array_equal(held.chunks[1].read(10, 20), rows[0][310:320])
+
+
+def test_columns_of_parquet_that_are_no_plain_numbers(alone, table, rows):
+    pyarrow = pytest.importorskip("pyarrow")
+    X, Y, _ = rows
+    grades = pyarrow.array((X[:, 0] > 0).astype(int)).dictionary_encode()
+    path = table(a=X[:, 1], b=grades, kind=np.where(Y, "yes", "no"))
+    net = xpnet.dask.fit([path], "kind", client=alone, **FIT | {"examples": "rows"})
+    given = np.column_stack([X[:, 1], X[:, 0] > 0])
+    assert same(net, xpnet.fit(given, np.where(Y, "yes", "no"), threads=1, **FIT | {"examples": "rows"}))
+    with pytest.raises(DataError, match=r"not numbers: 'kind' \(string\)"):
+        xpnet.dask.fit([path], "a", client=alone, **FIT | {"examples": "rows", "task": "regression"})
+    fit = lambda *paths: xpnet.dask.fit(list(paths), "kind", client=alone, **FIT | {"examples": "rows"})  # noqa: E731
+    broken = table("broken", a=[1.0, None] * 20, kind=[0, 1] * 20)
+    with pytest.raises(DataError, match="column 'a' has some"):
+        fit(broken)
+    one, two = table("one", a=[1.0, 2.0], kind=[0, 1]), table("two", a=[1.0, 2.0], c=[1.0, 2.0], kind=[0, 1])
+    with pytest.raises(ShapeError, match=r"same columns in the same order.*it also has 'c'"):
+        fit(one, two)
+    with pytest.raises(ShapeError, match='Pass examples="rows"'):
+        xpnet.dask.fit([path], "kind", client=alone, **FIT)
+
+
+def test_files_are_predicted_piece_by_piece(alone, files, rows):
+    net = xpnet.dask.fit(files["parquet"], "kind", client=alone, **FIT | {"examples": "rows"})
+    features = [parts.Stored(str(path), without=("kind",)) for path in files["parquet"]]
+    predicted = xpnet.dask.predict(net, features, examples="rows").compute(scheduler=alone)
+    assert predicted.tolist() == net.predict(rows[0], examples="rows").tolist()
 
 
 @pytest.mark.parametrize("task", ["regression", "count", "multilabel", "multiclass"])

@@ -78,8 +78,9 @@ def fit(X: Any, Y: Any, *, client: Any = None, **arguments: Any) -> Network:
     ----------
     X : dask array, dask dataframe, or list of paths
         ``(n_x, m)`` in chunks along the columns; with ``examples="rows"``, ``(m, n_x)`` in chunks along the rows, a
-        dataframe, or files. Files are ``.npy``, read slice by slice, or Parquet, read whole; workers open them, by the
-        same paths. There should be as many chunks or files as workers, or more.
+        dataframe, or files. Files are ``.npy``, read slice by slice, or Parquet, decoded a few rows at a time, of more
+        than 2²⁸ numbers a worker into a temporary file; workers open them, by the same paths. There should be as many
+        chunks or files as workers, or more.
     Y : dask array or series, array, list of paths, str or int
         Targets, ``(m,)``, ``(1, m)`` or ``(n_y, m)``, in chunks of as many examples as X. Of files, the name of the
         column in each Parquet file, or the number of the column in each ``.npy`` file, that is the target.

@@ -13,22 +13,25 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from xpnet import allreduce, data, engine, heads, tables, targets, training
+from xpnet import allreduce, data, engine, frames, heads, parquet, tables, targets, training
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.allreduce import Means, Member, Sums
 from xpnet.checkpoint import Standing
 from xpnet.data import Batch, Examples, Moments, Piece, Source, Window
-from xpnet.device import Place
+from xpnet.device import HOST, Place
 from xpnet.engine import Engine
 from xpnet.errors import ArgumentError, DataError, DeviceFullError, ShapeError
 from xpnet.network import prepared
+from xpnet.parquet import Parquet
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
 
@@ -106,19 +109,123 @@ def _mapped(path: str) -> npt.NDArray[Any]:
         raise DataError(f"{path} cannot be read as a .npy array: {error}") from error
 
 
+class Decoded:
+    """Parquet files with the same columns as one table that is read in slices, in any order.
+
+    They are decoded once, one after another, into a temporary file (`data.spooled`). Pickled, they are their names
+    alone, and are decoded anew where slices are read next.
+
+    Parameters
+    ----------
+    files : sequence of Stored
+        Of numbers; of all of their columns but those `without`.
+    """
+
+    def __init__(self, files: Sequence[Stored]) -> None:
+        self.files, self.ndim = tuple(files), 2
+        self.columns, dtype, _ = _table_of(files[0])
+        counts, dtypes = [], [dtype]
+        for file in files:  # each is closed again: there may be more than can be open
+            columns, dtype, count = _table_of(file)
+            if columns != self.columns:
+                problem, _ = frames.difference(self.columns, columns)
+                raise ShapeError(
+                    f"Files must have the same columns in the same order; {file.path} differs from {files[0].path}: "
+                    f"{problem}. Select them alike."
+                )
+            counts.append(count)
+            dtypes.append(dtype)
+        self.dtype, self.ends = np.result_type(*dtypes), np.cumsum(counts)
+        self.shape = int(self.ends[-1]), len(self.columns)
+        self._open: tuple[int, Parquet] | None = None  # the file that is read, and its number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Decoded, (self.files,)
+
+    def __getitem__(self, where: tuple[slice, Any]) -> npt.NDArray[Any]:
+        return np.asarray(self._spooled.copied(where[0].start, where[0].stop))
+
+    @cached_property
+    def _spooled(self) -> Source:
+        m, n_x = self.shape
+        made = data.spooled(Source(n_x, m, HOST, False, self.columns, self.read, in_turn=True), 0)
+        self._open = None
+        return made
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return some rows, decoded; those that follow the last ones read come without further ado."""
+        rows = np.empty((stop - start, self.shape[1]), self.dtype)
+        for i in range(int(np.searchsorted(self.ends, start, side="right")), len(self.files)):
+            begin, end = int(self.ends[i - 1]) if i else 0, int(self.ends[i])
+            low, high = max(start, begin), min(stop, end)
+            if low >= high:
+                break
+            if self._open is None or self._open[0] != i:
+                self._open = i, _numbers_of(self.files[i])
+            rows[low - start : high - start] = self._open[1].read(low - begin, high - begin)
+        return rows
+
+
 def opened(given: Any, examples: str) -> Any:
     """Return what `data.source` and `targets.read` take, for arrays, tables and what is `Stored`."""
     if not isinstance(given, Stored):
         return given
-    if Path(given.path).suffix.lower() == ".npy":
+    if not is_parquet(given):
         return _opened_npy(given, examples)
+    if given.column is None:
+        return _numbers_of(given) if _is_plain(given) else _converted(given)
+    return _column_of(given)
+
+
+def is_parquet(given: Any) -> bool:
+    """Return whether a chunk is a Parquet file, or some of its columns."""
+    return isinstance(given, Stored) and Path(given.path).suffix.lower() == ".parquet"
+
+
+def _features_of(given: Stored, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in given.without]
+
+
+def _column_of(given: Stored) -> npt.NDArray[Any]:
+    """Return the one column of a Parquet file that is meant, read by itself."""
+    name, file = str(given.column), parquet._opened(given.path)
+    tables._check_known(name, file.schema_arrow.names, given.path, "column")
+    try:
+        table = file.read([name])
+    except (tables._pyarrow(given.path).ArrowException, OSError) as error:
+        raise DataError(f"{given.path} cannot be read as Parquet: {error}") from error
+    return tables._labels(tables._column(table, name, given.path), name, given.path)
+
+
+def _table_of(given: Stored) -> tuple[tuple[str, ...], np.dtype[Any], int]:
+    """Return the features of a Parquet file of numbers, their dtype, and how many examples it has."""
+    table = _numbers_of(given)
+    return table.columns, table.dtype, table.shape[0]
+
+
+def _numbers_of(given: Stored) -> Parquet:
+    return Parquet(given.path, _features_of(given, parquet._opened(given.path).schema_arrow.names))
+
+
+def _is_plain(given: Stored) -> bool:
+    """Return whether all features of a Parquet file are numbers that need not be converted, such as categories.
+
+    Raises
+    ------
+    DataError
+        Some are no numbers at all.
+    """
+    schema = parquet._opened(given.path).schema_arrow
+    names = _features_of(given, schema.names)
+    if all(tables._is_number(schema.field(name).type) for name in names if schema.names.count(name) == 1):
+        return True
+    tables._numbers(schema.empty_table(), names, given.path, trained=False)
+    return False
+
+
+def _converted(given: Stored) -> Any:
     table = tables._table(given.path)
-    if given.column is not None:
-        tables._check_known(str(given.column), table.column_names, given.path, "column")
-        column = tables._column(table, str(given.column), given.path)
-        return tables._labels(column, str(given.column), given.path)
-    names = [name for name in table.column_names if name not in given.without]
-    return tables._numbers(table, names, given.path, trained=False)
+    return tables._numbers(table, _features_of(given, table.column_names), given.path, trained=False)
 
 
 def _opened_npy(given: Stored, examples: str) -> Any:
@@ -135,11 +242,8 @@ def _read(path: str) -> npt.NDArray[Any]:
 
 def count(given: Any, examples: str) -> int:
     """Return how many examples a chunk has."""
-    if isinstance(given, Stored) and Path(given.path).suffix.lower() == ".parquet":
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(given.path) as file:
-            return int(file.metadata.num_rows)
+    if is_parquet(given):
+        return int(parquet._opened(given.path).metadata.num_rows)
     shape = _mapped(given.path).shape if isinstance(given, Stored) else given.shape
     return int(shape[0 if examples == "rows" else -1])
 
@@ -235,10 +339,7 @@ def hold(
     """
     x_name, y_name = f"{name}X", f"{name}Y"
     read = [targets.read(opened(chunk, examples), examples=examples, name=y_name) for chunk in Y]
-    arrays = [opened(chunk, examples) for chunk in X]
-    place = devices.resolve(device, arrays[0])
-    chunks = tuple(data.source(array, examples=examples, name=x_name) for array in arrays)
-    source = chunks[0] if len(arrays) == 1 else data.source(arrays, examples=examples, name=x_name)
+    place, source, chunks = _sources(X, examples, device, x_name)
     source = replace(source, numbers=range(first, first + source.n_examples))
     for one, labels in zip(chunks, read, strict=True):
         data.check_orientation(one, labels.shape[-1], examples=examples, name=x_name)
@@ -247,6 +348,36 @@ def hold(
     labels = read[0] if len(read) == 1 else np.concatenate(read, axis=-1)
     weights = None if weight is None else [opened(chunk, examples) for chunk in weight]
     return Held(source, labels, None if weights is None else _weights(weights, read), place, chunks)
+
+
+def _sources(
+    X: Sequence[Any], examples: str, device: str | None, name: str
+) -> tuple[Place, Source, tuple[Source, ...]]:
+    """Return where to compute, and X whole and chunk by chunk."""
+    if all(map(is_parquet, X)) and all(map(_is_plain, X)):
+        return _of_parquet(X, examples, device, name)
+    arrays = [opened(chunk, examples) for chunk in X]
+    chunks = tuple(data.source(array, examples=examples, name=name) for array in arrays)
+    source = chunks[0] if len(arrays) == 1 else data.source(arrays, examples=examples, name=name)
+    return devices.resolve(device, arrays[0]), source, chunks
+
+
+def _of_parquet(
+    files: Sequence[Stored], examples: str, device: str | None, name: str
+) -> tuple[Place, Source, tuple[Source, ...]]:
+    """Return the same of Parquet files, which are decoded into memory, or where they are large into a file."""
+    if examples != "rows":
+        raise ShapeError(f'{name} is a table, whose examples are rows. Pass examples="rows".')
+    decoded = Decoded(files)
+    rows = decoded.read(0, decoded.shape[0]) if decoded.shape[0] * decoded.shape[1] <= data.PERMUTED else decoded
+    source = replace(data.source(rows, examples=examples, name=name), names=decoded.columns)
+    bounds = pairwise([0, *(int(end) for end in decoded.ends)])
+    return devices.resolve(device, rows), source, tuple(_span(source, *each) for each in bounds)
+
+
+def _span(source: Source, first: int, end: int) -> Source:
+    """Return the source of consecutive examples of another."""
+    return replace(source, n_examples=end - first, read=lambda start, stop: source.read(first + start, first + stop))
 
 
 def _weights(given: Sequence[Any], read: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
