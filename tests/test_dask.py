@@ -629,8 +629,60 @@ def test_the_command_has_files_opened_by_a_cluster(cluster, both, files, tmp_pat
     assert "5-100-1" in capsys.readouterr().out
     assert main(["fit", *parquet, "--target", "color", *common]) == 2
     assert "has no column 'color'" in capsys.readouterr().err
-    assert main(["fit", *parquet, "--target", "kind", "--test-fraction", "0.2", *common]) == 2
-    assert "--test-fraction must be left out" in capsys.readouterr().err
+    assert main(["fit", *npy, "--target", "7", *common]) == 2
+    assert "has no column '7'" in capsys.readouterr().err
+    assert main(["fit", *parquet, "--target", "kind", "--drop", "color", *common]) == 2
+    assert "has no column 'color'" in capsys.readouterr().err
+    assert main(["fit", *parquet, "--target", "kind", "--features", "auto", *common]) == 2
+    assert "--features must be left out" in capsys.readouterr().err
+    assert main(["fit", *parquet, "--target", "kind", "--test-fraction", "0.0001", *common]) == 2
+    assert "must leave a row on each side" in capsys.readouterr().err
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         assert main(["fit", *parquet, "--target", "kind", "--cluster", "tcp://127.0.0.1:9"]) == 2
     assert "There must be a Dask scheduler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", ["classes", "words", "numbers", "counts", "numbers as they are", "npy"])
+@pytest.mark.parametrize("large", [False, True])
+def test_the_command_says_the_same_with_a_cluster_as_without(
+    alone, table, rows, tmp_path, capsys, case, large, monkeypatch
+):
+    for name, value in SMALL.items() if large else ():
+        monkeypatch.setattr(xpnet.data, name, value)
+    X, Y, _ = rows
+    y = {"words": np.where(Y, "yes", "no"), "counts": np.floor(np.abs(30 * X[:, 0]))}.get(case, Y)
+    y = 1e3 + 50 * X[:, 0] ** 2 if "numbers" in case else y
+    spans = {"whole": slice(0, 1200), "a": slice(0, 500), "b": slice(500, 501), "c": slice(501, 1200)}
+    if case == "npy":
+        paths = {name: str(tmp_path / f"{name}.npy") for name in spans}
+        for name, span in spans.items():
+            np.save(paths[name], np.column_stack([X[span], Y[span]]))
+    else:
+        columns = dict(zip("abcde", X.T, strict=True)) | {"__index_level_0__": np.arange(1200), "y": y}
+        paths = {
+            name: table(name, **{key: column[span] for key, column in columns.items()}) for name, span in spans.items()
+        }
+    options = ["--target", "-1" if case == "npy" else "y", "--random-state", "3", "--epochs", "4", "--threads", "1"]
+    options += ["--quiet", "--hidden", "8", "--batch-size", "100", "--validation-fraction", "0.1"]
+    options += ["--task", "regression" if "numbers" in case else "count" if case == "counts" else "auto"]
+    options += ["--no-standardize"] * (case == "numbers as they are")
+    found, nets = [], []
+    for name, given in {"one": ["whole"], "cluster": ["a", "b", "c"]}.items():
+        cluster = ["--cluster", alone.scheduler.address] * (name == "cluster")
+        out = str(tmp_path / f"{name}.safetensors")
+        assert main(["fit", *(paths[each] for each in given), *options, "--out", out, *cluster]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        found.append([line for line in lines if line.split()[0] not in ("time", "written", "cluster")])
+        nets.append(xpnet.load(out))
+    assert found[0] == found[1]
+    assert "960 to train on, 240 held out" in "".join(found[0])
+    assert differ(*nets) <= SUMS
+    assert nets[0].feature_names == nets[1].feature_names
+
+
+def test_the_command_refuses_a_class_whose_rows_are_all_held_out(alone, table, capsys):
+    Y = np.arange(40) % 2
+    Y[xpnet.tables.split(40, 0.2, 0)[1][0]] = 2
+    paths = [table(str(i), a=np.arange(20.0), y=half) for i, half in enumerate(np.split(Y, 2))]
+    assert main(["fit", *paths, "--target", "y", "--random-state", "0", "--cluster", alone.scheduler.address]) == 2
+    assert "Every row of the class 2 is held out" in capsys.readouterr().err

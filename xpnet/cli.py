@@ -29,19 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 import xpnet
-from xpnet import (
-    activations,
-    datasets,
-    features,
-    files,
-    heads,
-    initializers,
-    optimizers,
-    plot,
-    selection,
-    tables,
-    targets,
-)
+from xpnet import activations, datasets, features, files, heads, initializers, optimizers, plot, tables, targets
 from xpnet import checkpoint as checkpoints
 from xpnet import device as devices
 from xpnet.arguments import nearest, real, whole
@@ -50,7 +38,6 @@ from xpnet.checkpoint import Terminated
 from xpnet.device import DeviceInfo
 from xpnet.errors import ArgumentError, DataError, XpnetError, XpnetWarning
 from xpnet.network import Network, load
-from xpnet.selection import Selection
 from xpnet.targets import Task
 from xpnet.training import FOREIGN, fit
 from xpnet.typing import Layer
@@ -187,9 +174,7 @@ def _fit(options: argparse.Namespace) -> int:
         raise ArgumentError(f"fit has no place for {options.data[1]!r} without --cluster. See: xpnet fit --help")
     (options.data,) = options.data
     hidden = _hidden(options.hidden)
-    fraction = real(
-        "--test-fraction", 0.2 if options.test_fraction is None else options.test_fraction, low=0.0, below=1.0
-    )
+    fraction = _test_fraction(options)
     place = devices.resolve(options.device)
     devices.check_dtype(place, options.dtype)
     for option, path in (("--out", options.out), ("--checkpoint", options.checkpoint)):
@@ -202,8 +187,8 @@ def _fit(options: argparse.Namespace) -> int:
     plan = _features(options)
     given = tables.read_labeled(options.data, options.target, drop=options.drop, treated=plan is not None)
     kind = targets.infer(targets.read(given.Y, examples="rows"), options.task)
-    training, held_out = (given.rows(side) for side in _split(len(given.Y), fraction, seed))
-    _check_classes(training, held_out, kind)
+    training, held_out = (given.rows(side) for side in tables.split(len(given.Y), fraction, seed))
+    _check_classes(training.Y, held_out.Y, kind, all_of_them=True)
     if plan is not None and len(held_out.Y):
         plan.learn([training.X]).encode(held_out.X, name="the rows held out")  # refused before all the work, not after
     net = _trained(
@@ -231,8 +216,7 @@ def _fit(options: argparse.Namespace) -> int:
     _show("time", f"{net.timing['train_seconds']:.2f} s on {net.device}, {net.dtype}")
     _show("seed", f"{seed} (the same again with --random-state {seed})")
     if len(held_out.Y):
-        name = {"regression": "R²", "count": "D²"}.get(net.task, "accuracy")
-        _show(name, f"{net.score(held_out.X, held_out.Y, examples='rows'):.4f} on the rows held out")
+        _show(_score_in_words(net), f"{net.score(held_out.X, held_out.Y, examples='rows'):.4f} on the rows held out")
     _show("written", options.out or "nothing; to keep the network: --out net.safetensors")
     return 0
 
@@ -242,40 +226,64 @@ def _fit_on_cluster(options: argparse.Namespace) -> int:
     from xpnet import dask
 
     hidden = _hidden(options.hidden)
-    if options.test_fraction:
-        raise ArgumentError("--test-fraction must be left out with --cluster; score the network with xpnet predict.")
+    fraction = _test_fraction(options)
+    if options.features or options.ignore_unknown:
+        raise ArgumentError("--features must be left out with --cluster, where columns are plain numbers.")
     for option, path in (("--out", options.out), ("--checkpoint", options.checkpoint)):
         if path is not None:
             tables.check_output(path, option=option, inputs=[])
-    seed = _seed(options)
+    seed, standardize = _seed(options), not options.no_standardize
     with dask.connected(options.cluster) as client:
+        training, held_out = dask.stored(options.data, options.target, options.drop, client, fraction, seed)
+        trained, held = (dask.of_target(files.Y, client) for files in (training, held_out))
+        kind = targets.infer(dask.labels(trained + held, training.examples + held_out.examples), options.task)
+        if held:
+            theirs, ours = (np.concatenate([each.labels for each in side]) for side in (trained, held))
+            _check_classes(theirs, ours, kind, all_of_them=False)
+        scaling = None
+        if standardize and kind.name == "regression":
+            _check_largest(max(each.largest for each in trained), options.dtype)
+            scaling = dask.scaling(trained)
         net = dask.fit(
-            dask.stored(options.data, drop=options.drop),
-            int(options.target) if options.data[0].lower().endswith(".npy") else options.target,
+            training.X,
+            [file._replace(scaling=scaling) for file in training.Y],
             client=client,
             examples="rows",
-            task=options.task,
-            standardize=not options.no_standardize,
+            task=kind.name,
+            standardize=standardize,
             hidden=hidden,
             device=options.device,
             random_state=seed,
             verbose=False if options.quiet else "auto",
             **{name: getattr(options, name) for name in _PASSED},
         )
+        net = net if scaling is None else _scaled_back(net, *scaling)
+        if net.stop_reason == "interrupted":
+            _say("interrupted", f"this is the network after {net.epochs_run} epochs.")
+        if options.out is not None:
+            net.save(options.out)
+        score = dask.score(net, held_out, client, options.device) if held_out.examples else None
         workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    if net.stop_reason == "interrupted":
-        _say("interrupted", f"this is the network after {net.epochs_run} epochs.")
-    if options.out is not None:
-        net.save(options.out)
     _show("task", _task_in_words(net.kind))
     _show("network", "-".join(map(str, net.sizes)) + (f", {net.activation.name}" if hidden else ""))
+    _show("rows", f"{training.examples:,} to train on, {held_out.examples:,} held out")
     _show("cluster", f"{options.cluster}, {workers} worker{'s' * (workers != 1)}")
     _show("epochs", f"{net.epochs_run}, stopped by {_stop(net.stop_reason, options)}")
     _show("time", f"{net.timing['train_seconds']:.2f} s, {net.dtype}")
     _show("seed", f"{seed} (the same again with --random-state {seed})")
-    _show("cost", f"{net.history['cost'][-1]:.4g}")
+    if score is not None:
+        _show(_score_in_words(net), f"{score:.4f} on the rows held out")
     _show("written", options.out or "nothing; to keep the network: --out net.safetensors")
     return 0
+
+
+def _test_fraction(options: argparse.Namespace) -> float:
+    fraction = 0.2 if options.test_fraction is None else options.test_fraction
+    return real("--test-fraction", fraction, low=0.0, below=1.0)
+
+
+def _score_in_words(net: Network) -> str:
+    return {"regression": "R²", "count": "D²"}.get(net.task, "accuracy")
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -341,15 +349,26 @@ def _trained(training: tables.Labeled, kind: Task, *, standardize: bool, **argum
     Y = training.Y
     if not (standardize and kind.name == "regression"):
         return fit(training.X, Y, task=kind.name, standardize=standardize, examples="rows", **arguments)
-    Y, largest = Y.astype(np.float64), float(np.sqrt(np.finfo(arguments["dtype"]).max))
-    if np.abs(Y).max() > largest:
-        raise DataError(
-            f"The target must be within ±{largest:.2g} to be standardized in {arguments['dtype']}; the largest is "
-            f"{np.abs(Y).max():.2g}. Scale it first."
-        )
+    Y = Y.astype(np.float64)
+    _check_largest(float(np.abs(Y).max()), arguments["dtype"])
     mean, deviation = Y.mean(axis=0), Y.std(axis=0)
     deviation = np.where(deviation > 0.0, deviation, 1.0)
     net = fit(training.X, (Y - mean) / deviation, task=kind.name, standardize=True, examples="rows", **arguments)
+    return _scaled_back(net, mean, deviation)
+
+
+def _check_largest(size: float, dtype: str) -> None:
+    """Raise when numbers of that size cannot be standardized."""
+    largest = float(np.sqrt(np.finfo(dtype).max))
+    if size > largest:
+        raise DataError(
+            f"The target must be within ±{largest:.2g} to be standardized in {dtype}; the largest is {size:.2g}. Scale "
+            "it first."
+        )
+
+
+def _scaled_back(net: Network, mean: Any, deviation: Any) -> Network:
+    """Return the network that predicts the numbers, from one that was trained on standardized ones."""
     W, b = (devices.to_host(array).astype(np.float64) for array in net.layers[-1])
     scale = np.reshape(deviation, (-1, 1))
     with net.place.active():
@@ -408,24 +427,17 @@ def _seed(options: argparse.Namespace) -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
-def _split(m: int, fraction: float, seed: int) -> tuple[Selection, Selection]:
-    """Return the rows to train on and those held out."""
-    held = round(m * fraction)
-    if fraction and not 0 < held < m:
-        raise ArgumentError(f"--test-fraction must leave a row on each side; {fraction:g} of {m} rows is {held}.")
-    return selection.split(m, held, [seed, 3])  # 0 to 2 are fit's: weights, order, validation
-
-
-def _check_classes(training: tables.Labeled, held_out: tables.Labeled, kind: Task) -> None:
-    """Raise when a class is among the rows held out only: it could be neither learned nor scored."""
-    if kind.classes is None or training.Y.ndim == 2:
+def _check_classes(training: npt.NDArray[Any], held_out: npt.NDArray[Any], kind: Task, *, all_of_them: bool) -> None:
+    """Raise when a class is among the labels held out only: it could be neither learned nor scored."""
+    if kind.classes is None or training.ndim == 2:
         return
-    unseen = np.setdiff1d(held_out.Y, training.Y)
+    unseen = np.setdiff1d(held_out, training)
     if unseen.size:
         label = unseen[0].item()
+        count = f" ({held_out.tolist().count(label)} in all)" if all_of_them else ""
         raise DataError(
-            f"Every row of the class {label!r} is held out ({held_out.Y.tolist().count(label)} in all). Remove them, "
-            "or choose another --random-state or --test-fraction."
+            f"Every row of the class {label!r} is held out{count}. Remove them, or choose another --random-state or "
+            "--test-fraction."
         )
 
 
@@ -817,7 +829,7 @@ def _add_fit(commands: Any) -> None:
     machine.add_argument(
         "--cluster",
         metavar="ADDRESS",
-        help="of a Dask scheduler, whose workers open DATA, .parquet or .npy files; no rows are held out then",
+        help="of a Dask scheduler, whose workers open DATA, .parquet or .npy files",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="FILE", help="where to write the network, such as net.safetensors")

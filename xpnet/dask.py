@@ -24,20 +24,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from xpnet import activations, data, heads, optimizers, parameters, parts, progress, targets, training
+from xpnet import activations, data, heads, optimizers, parameters, parts, progress, tables, targets, training
 from xpnet import checkpoint as checkpoints
 from xpnet import device as devices
 from xpnet.allreduce import CutShortError, Means, Member
 from xpnet.arguments import choice, file_path, real, refuse_unknown, true_or_false, whole
 from xpnet.callbacks import hooks
 from xpnet.checkpoint import Standing
-from xpnet.data import Examples, Source
+from xpnet.data import Examples, Moments, Source
 from xpnet.device import HOST
 from xpnet.diagnosis import Diagnosis, Finding
 from xpnet.engine import Engine
 from xpnet.errors import ArgumentError, ClusterError, DataError, MissingPackageError, ShapeError, XpnetError
 from xpnet.network import Network
-from xpnet.parts import Look, Plan, Stored, Total
+from xpnet.parts import Look, Plan, Stored, Target, Total
 from xpnet.targets import Task
 from xpnet.training import FOREIGN
 from xpnet.typing import Array
@@ -79,8 +79,8 @@ def fit(X: Any, Y: Any, *, client: Any = None, **arguments: Any) -> Network:
     X : dask array, dask dataframe, or list of paths
         ``(n_x, m)`` in chunks along the columns; with ``examples="rows"``, ``(m, n_x)`` in chunks along the rows, a
         dataframe, or files. Files are ``.npy``, read slice by slice, or Parquet, decoded a few rows at a time, of more
-        than 2²⁸ numbers a worker into a temporary file; workers open them, by the same paths. There should be as many
-        chunks or files as workers, or more.
+        than 2²⁸ numbers a worker into a temporary file, without columns in which pandas keeps row numbers; workers open
+        them, by the same paths. There should be as many chunks or files as workers, or more.
     Y : dask array or series, array, list of paths, str or int
         Targets, ``(m,)``, ``(1, m)`` or ``(n_y, m)``, in chunks of as many examples as X. Of files, the name of the
         column in each Parquet file, or the number of the column in each ``.npy`` file, that is the target.
@@ -273,14 +273,6 @@ def connected(address: str) -> Iterator[Any]:
         yield client
 
 
-def stored(paths: Sequence[str], *, drop: Sequence[str] = ()) -> list[Stored]:
-    """Return files as `fit` takes them, without some of their columns."""
-    return [
-        Stored(path, without=tuple(int(name) if path.lower().endswith(".npy") else name for name in drop))
-        for path in (_known(path, "DATA") for path in paths)
-    ]
-
-
 @contextlib.contextmanager
 def _cluster_errors(client: Any) -> Iterator[None]:
     """Say by name what Dask raises when its scheduler is gone."""
@@ -385,7 +377,7 @@ def _validation(given: Any, examples: str) -> _Given | None:
 
 def _beside(chunks: _Chunks, Y: Any, examples: str, name: str) -> list[Any]:
     """Return the chunks of what goes with X, cut as X is."""
-    if not hasattr(Y, "dask") and not (isinstance(Y, list) and Y and isinstance(Y[0], str | os.PathLike)):
+    if not hasattr(Y, "dask") and not (isinstance(Y, list) and Y and isinstance(Y[0], str | os.PathLike | Stored)):
         Y = _cut(chunks, np.asarray(Y), examples, name)
     elif hasattr(Y, "chunks") and None not in chunks.lengths and not np.isnan(Y.shape).any():
         axis = 0 if examples == "rows" else Y.ndim - 1
@@ -424,6 +416,72 @@ def _cut(chunks: _Chunks, Y: npt.NDArray[Any], examples: str, name: str) -> Any:
         )
     whole = {axis: tuple(chunks.lengths)} | ({1 - axis: -1} if Y.ndim == 2 else {})
     return dask.array.from_array(Y, chunks=tuple(whole[i] for i in range(Y.ndim)))
+
+
+# What the command asks ------------------------------------------------------------------------------------------------
+
+
+class Files(NamedTuple):
+    """Examples in files: of each, those to train on, or those held out.
+
+    Attributes
+    ----------
+    X, Y : list of Stored
+        Of files that have some.
+    examples : int
+        How many they are.
+    """
+
+    X: list[Stored]
+    Y: list[Stored]
+    examples: int
+
+
+def stored(
+    paths: Sequence[str], target: str, drop: Sequence[str], client: Any, fraction: float, seed: int
+) -> tuple[Files, Files]:
+    """Return files without some of their columns: the rows to train on, and a share that is held out.
+
+    They are those of `tables.split`, which takes 6 bytes a row of the client's memory.
+    """
+    known = [Stored(_known(path, "DATA"), without=(target, *drop)) for path in paths]
+    with _cluster_errors(client):
+        counts = client.gather(client.map(parts.count, known, examples="rows", pure=False))
+    bounds = np.cumsum(counts)[:-1]
+    training, held_out = (np.split(side.mask, bounds) for side in tables.split(sum(counts), fraction, seed))
+    return _files(known, training, target), _files(known, held_out, target)
+
+
+def _files(known: Sequence[Stored], masks: Sequence[npt.NDArray[np.bool_]], target: str) -> Files:
+    """Return the rows chosen of files, of those that have some."""
+    pairs = zip(known, masks, strict=True)
+    X = [it if mask.all() else it._replace(rows=np.packbits(mask).tobytes()) for it, mask in pairs if mask.any()]
+    return Files(X, [it._replace(column=target, without=()) for it in X], sum(int(mask.sum()) for mask in masks))
+
+
+def of_target(Y: Sequence[Stored], client: Any) -> list[Target]:
+    """Return what the workers find in columns that are to be predicted."""
+    with _cluster_errors(client):
+        return list(client.gather(client.map(parts.target, Y, pure=False)))
+
+
+def scaling(Y: Sequence[Target]) -> tuple[float, float]:
+    """Return the mean and deviation of numbers; of constant ones a deviation of 1."""
+    whole = reduce(Moments.merged, (it.moments for it in Y if it.moments is not None))
+    return float(whole.mean[0]), float(np.sqrt(whole.squares[0] / whole.n)) or 1.0
+
+
+def score(net: Network, files: Files, client: Any, device: str) -> float:
+    """Return `Network.score` of files; of numbers and counts what is predicted comes to the client for it."""
+    import dask
+
+    work, shared = dask.delayed(parts.judged, pure=False), dask.delayed(net)
+    with _cluster_errors(client):
+        lazy = [work(shared, X, Y, device) for X, Y in zip(files.X, files.Y, strict=True)]
+        found = list(zip(*client.gather(client.compute(lazy)), strict=True))
+    if net.kind.classes is not None:
+        return float(np.average(found[1], weights=found[0]))
+    return targets.score(np.concatenate(found[0], axis=-1), found[1], net.kind)
 
 
 # Parts and where they are ---------------------------------------------------------------------------------------------
@@ -556,7 +614,7 @@ class _Fit:
             if self.valid is not None:
                 raise ArgumentError("Pass validation_data or validation_fraction, not both.")
             data.split(m, plan.fraction, plan.seed)  # which refuses what leaves a side empty
-        kind = targets.infer(_labels(looks, m), self.arguments["task"])
+        kind = targets.infer(labels(looks, m), self.arguments["task"])
         return replace(plan, kind=kind, sizes=(_agreed(looks).n_features, *plan.sizes, kind.n_outputs), given=m)
 
     def _options(self) -> Any:
@@ -953,7 +1011,7 @@ def _agreed(looks: Sequence[Look]) -> Look:
     return first
 
 
-def _labels(looks: Sequence[Look], m: int) -> npt.NDArray[Any]:
+def labels(looks: Sequence[Look | Target], m: int) -> npt.NDArray[Any]:
     """Return labels that tell what Y means as all of them would."""
     each = [look.labels for look in looks]
     if len({(labels.dtype.kind == "U", labels.shape[:-1]) for labels in each}) > 1:

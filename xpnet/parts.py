@@ -30,7 +30,7 @@ from xpnet.data import Batch, Examples, Moments, Piece, Source, Window
 from xpnet.device import HOST, Place
 from xpnet.engine import Engine
 from xpnet.errors import ArgumentError, DataError, DeviceFullError, ShapeError
-from xpnet.network import prepared
+from xpnet.network import Network, prepared
 from xpnet.parquet import Parquet
 from xpnet.targets import Task
 from xpnet.typing import Array, Layer
@@ -61,11 +61,27 @@ class Stored(NamedTuple):
         The one column that is meant; None is all others.
     without : tuple of str or int
         The columns that are not.
+    rows : bytes or None
+        Which examples are meant, a bit for each (`np.packbits`); None is all.
+    scaling : (float, float) or None
+        The mean and deviation by which the one column is standardized.
     """
 
     path: str
     column: str | int | None = None
     without: tuple[str | int, ...] = ()
+    rows: bytes | None = None
+    scaling: tuple[float, float] | None = None
+
+    @property
+    def numbers(self) -> npt.NDArray[np.int64] | None:
+        """The numbers of the examples that are meant, in rising order; None is all."""
+        return None if self.rows is None else np.flatnonzero(np.unpackbits(np.frombuffer(self.rows, np.uint8)))
+
+    def column_of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return what is meant of a column's values."""
+        values = values if self.rows is None else values[self.numbers]
+        return values if self.scaling is None else (values.astype(np.float64) - self.scaling[0]) / self.scaling[1]
 
 
 class Npy:
@@ -79,23 +95,34 @@ class Npy:
         Of the file.
     examples : {"columns", "rows"}
         Which way they lie in it.
-    without : sequence of int
-        Features that are left out.
+    without : sequence of int or str
+        Numbers of features that are left out.
+    numbers : (k,) int64 array or None
+        The examples that are meant; None is all.
     """
 
-    def __init__(self, path: str, examples: str, without: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        path: str,
+        examples: str,
+        without: Sequence[str | int] = (),
+        numbers: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         array = _mapped(path)
         self.path, self.dtype, self.ndim = path, array.dtype, array.ndim
-        self.shape, self._features = array.shape, None
+        self._features, self._numbers = None, numbers
         self._axis = 1 if examples == "rows" else 0
+        width, count = array.shape[self._axis], array.shape[1 - self._axis] if numbers is None else numbers.size
         if without:
-            width = array.shape[self._axis]
-            left_out = {range(width)[number] for number in without}
+            left_out = {tables._column_number(str(number), width, path) for number in without}
             self._features = [number for number in range(width) if number not in left_out]
-            kept = len(self._features)
-            self.shape = (array.shape[0], kept) if self._axis else (kept, array.shape[1])
+            width = len(self._features)
+        self.shape = (count, width) if self._axis else (width, count)
 
-    def __getitem__(self, where: Any) -> npt.NDArray[Any]:
+    def __getitem__(self, where: tuple[Any, Any]) -> npt.NDArray[Any]:
+        if self._numbers is not None:
+            rows, columns = where
+            where = (self._numbers[rows], columns) if self._axis else (rows, self._numbers[columns])
         part = np.array(_mapped(self.path)[where])
         return part if self._features is None else part.take(self._features, self._axis)
 
@@ -135,7 +162,8 @@ class Decoded:
                 )
             counts.append(count)
             dtypes.append(dtype)
-        self.dtype, self.ends = np.result_type(*dtypes), np.cumsum(counts)
+        self.dtype, self._begins = np.result_type(*dtypes), np.cumsum([0, *counts])
+        self.ends = np.cumsum([len(self._chosen(i)) for i in range(len(files))])
         self.shape = int(self.ends[-1]), len(self.columns)
         self._open: tuple[int, Parquet] | None = None  # the file that is read, and its number
 
@@ -147,16 +175,35 @@ class Decoded:
 
     @cached_property
     def _spooled(self) -> Source:
-        m, n_x = self.shape
-        made = data.spooled(Source(n_x, m, HOST, False, self.columns, self.read, in_turn=True), 0)
+        made = data.spooled(self._in_turn(), 0)
         self._open = None
         return made
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return some rows, decoded; those that follow the last ones read come without further ado."""
+    def whole(self) -> npt.NDArray[Any]:
+        """Return all rows."""
+        rows, source = np.empty(self.shape, self.dtype), self._in_turn()
+        for start, stop in source.blocks():
+            rows[start:stop] = source.read(start, stop)
+        return rows
+
+    def _in_turn(self) -> Source:
+        """Return the rows that are meant, to be read one after another."""
+        m, n_x = int(self._begins[-1]), self.shape[1]
+        source = Source(n_x, m, HOST, False, self.columns, self._read, in_turn=True)
+        if m == self.shape[0]:
+            return source
+        return source.subset(np.concatenate([self._begins[i] + self._chosen(i) for i in range(len(self.files))]))
+
+    def _chosen(self, i: int) -> Any:
+        """Return the numbers of a file's examples that are meant."""
+        chosen = self.files[i].numbers
+        return range(int(self._begins[i + 1] - self._begins[i])) if chosen is None else chosen
+
+    def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return some of all rows, decoded; those that follow the last ones read come without further ado."""
         rows = np.empty((stop - start, self.shape[1]), self.dtype)
-        for i in range(int(np.searchsorted(self.ends, start, side="right")), len(self.files)):
-            begin, end = int(self.ends[i - 1]) if i else 0, int(self.ends[i])
+        for i in range(int(np.searchsorted(self._begins, start, side="right")) - 1, len(self.files)):
+            begin, end = int(self._begins[i]), int(self._begins[i + 1])
             low, high = max(start, begin), min(stop, end)
             if low >= high:
                 break
@@ -170,11 +217,15 @@ def opened(given: Any, examples: str) -> Any:
     """Return what `data.source` and `targets.read` take, for arrays, tables and what is `Stored`."""
     if not isinstance(given, Stored):
         return given
+    if given.column is not None:
+        return given.column_of(_column_of(given) if is_parquet(given) else _column_of_npy(given, examples))
     if not is_parquet(given):
         return _opened_npy(given, examples)
-    if given.column is None:
-        return _numbers_of(given) if _is_plain(given) else _converted(given)
-    return _column_of(given)
+    if not _is_plain(given):
+        table = _converted(given)
+        return table if given.rows is None else table.take(given.numbers)
+    numbers, chosen = _numbers_of(given), given.numbers
+    return numbers if chosen is None else data.source(numbers, examples=examples).subset(chosen)
 
 
 def is_parquet(given: Any) -> bool:
@@ -183,7 +234,10 @@ def is_parquet(given: Any) -> bool:
 
 
 def _features_of(given: Stored, names: Sequence[str]) -> list[str]:
-    return [name for name in names if name not in given.without]
+    """Return which columns are features: neither left out, nor those in which pandas keeps row numbers."""
+    for name in given.without:
+        tables._check_known(str(name), names, given.path, "column")
+    return [name for name in names if name not in given.without and not tables._INDEX.fullmatch(name)]
 
 
 def _column_of(given: Stored) -> npt.NDArray[Any]:
@@ -229,10 +283,14 @@ def _converted(given: Stored) -> Any:
 
 
 def _opened_npy(given: Stored, examples: str) -> Any:
-    if given.column is None:
-        numbers = [int(column) for column in given.without]
-        return Npy(given.path, examples, numbers) if numbers or _mapped(given.path).ndim == 2 else _read(given.path)
-    number, array = int(given.column), _mapped(given.path)
+    if given.without or _mapped(given.path).ndim == 2:
+        return Npy(given.path, examples, given.without, given.numbers)
+    return given.column_of(_read(given.path))
+
+
+def _column_of_npy(given: Stored, examples: str) -> npt.NDArray[Any]:
+    array = tables._matrix(given.path)
+    number = tables._column_number(str(given.column), array.shape[1 if examples == "rows" else 0], given.path)
     return np.array(array[:, number] if examples == "rows" else array[number])
 
 
@@ -242,10 +300,58 @@ def _read(path: str) -> npt.NDArray[Any]:
 
 def count(given: Any, examples: str) -> int:
     """Return how many examples a chunk has."""
+    if isinstance(given, Stored) and (chosen := given.numbers) is not None:
+        return chosen.size
     if is_parquet(given):
         return int(parquet._opened(given.path).metadata.num_rows)
     shape = _mapped(given.path).shape if isinstance(given, Stored) else given.shape
     return int(shape[0 if examples == "rows" else -1])
+
+
+# What the command asks ------------------------------------------------------------------------------------------------
+
+
+class Target(NamedTuple):
+    """What there is to know of a file's column that is to be predicted.
+
+    Attributes
+    ----------
+    labels : (k,) array
+        Labels that tell what it means as all of them would.
+    moments : Moments or None
+        Of numbers, in float64.
+    largest : float
+        The largest of them.
+    """
+
+    labels: npt.NDArray[Any]
+    moments: Moments | None
+    largest: float
+
+
+def target(given: Stored) -> Target:
+    """Return what there is to know of the column that is meant."""
+    labels = targets.read(opened(given, "rows"), examples="rows")
+    if labels.dtype.kind == "U" or labels.size == 0:
+        return Target(_telling(labels), None, 0.0)
+    Y = labels.astype(np.float64)
+    mean = Y.mean(keepdims=True)
+    squares = np.sum((Y - mean) ** 2, keepdims=True)
+    return Target(_telling(labels), Moments(Y.size, mean, squares, "float64"), float(np.abs(Y).max()))
+
+
+def judged(net: Network, X: Stored, Y: Stored, device: str) -> tuple[Any, Any]:
+    """Return how many of a file's examples are meant, and the share told rightly; else their numbers and the network's.
+
+    It is computed by one thread: Dask has others for other files.
+    """
+    labels = targets.read(opened(Y, "rows"), examples="rows")
+    net = net if device == "cpu" else net.to(device)
+    source = net._source(opened(X, "rows"), "rows")
+    if net.kind.classes is None:
+        return labels, devices.to_host(net._output_of(source, threads=1))
+    with contextlib.closing(net._outputs(source, 1)) as outputs:
+        return labels.shape[-1], targets.score(labels, map(devices.to_host, outputs), net.kind)
 
 
 # What a part holds ----------------------------------------------------------------------------------------------------
@@ -369,7 +475,7 @@ def _of_parquet(
     if examples != "rows":
         raise ShapeError(f'{name} is a table, whose examples are rows. Pass examples="rows".')
     decoded = Decoded(files)
-    rows = decoded.read(0, decoded.shape[0]) if decoded.shape[0] * decoded.shape[1] <= data.PERMUTED else decoded
+    rows = decoded.whole() if decoded.shape[0] * decoded.shape[1] <= data.PERMUTED else decoded
     source = replace(data.source(rows, examples=examples, name=name), names=decoded.columns)
     bounds = pairwise([0, *(int(end) for end in decoded.ends)])
     return devices.resolve(device, rows), source, tuple(_span(source, *each) for each in bounds)
@@ -377,7 +483,9 @@ def _of_parquet(
 
 def _span(source: Source, first: int, end: int) -> Source:
     """Return the source of consecutive examples of another."""
-    return replace(source, n_examples=end - first, read=lambda start, stop: source.read(first + start, first + stop))
+    return replace(
+        source, n_examples=end - first, mapped=None, read=lambda start, stop: source.read(first + start, first + stop)
+    )
 
 
 def _weights(given: Sequence[Any], read: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:

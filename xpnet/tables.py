@@ -26,7 +26,7 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from xpnet import data, files
+from xpnet import data, files, selection
 from xpnet.errors import ArgumentError, DataError, MissingPackageError, ShapeError, XpnetWarning
 from xpnet.features import Features
 from xpnet.parquet import Parquet
@@ -161,6 +161,20 @@ def read_features(path: str, *, n_features: int, names: Sequence[str] | None, fe
             "target and whatever else is not a feature."
         )
     return _rows_of(X, path) if isinstance(X, np.memmap) and X.size > LARGE else _checked(X, path)
+
+
+def split(m: int, fraction: float, seed: int) -> tuple[Selection, Selection]:
+    """Return the rows to train on and those held out, to score the network on.
+
+    Raises
+    ------
+    ArgumentError
+        One side would have no row.
+    """
+    held = round(m * fraction)
+    if fraction and not 0 < held < m:
+        raise ArgumentError(f"--test-fraction must leave a row on each side; {fraction:g} of {m} rows is {held}.")
+    return selection.split(m, held, [seed, 3])  # 0 to 2 are fit's: weights, order, validation
 
 
 # Formats --------------------------------------------------------------------------------------------------------------
