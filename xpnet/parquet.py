@@ -124,7 +124,7 @@ class Parquet:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         if group != self._group or row < self._at:
             self._group, self._at = group, int(self._starts[group])
-            self._batches = self._decoded(*self._groups[group])
+            self._batches = _decoded(*self._groups[group], self.columns, self.dtype)
             self._rest = self._rest[:0]
         while row >= self._at + len(self._rest):
             self._at += len(self._rest)
@@ -133,24 +133,26 @@ class Parquet:
         self._at = row
         return self._rest
 
-    def _decoded(self, file: Any, group: int) -> Iterator[npt.NDArray[Any]]:
-        size = max(1, DECODED // self.shape[1])
-        try:
-            for batch in file.iter_batches(size, row_groups=[group], columns=list(self.columns)):
-                yield self._rows(batch)
-        except OSError as error:  # pyarrow's own errors are kinds of it, of ValueError, or of both
-            raise DataError(f"A Parquet file cannot be read: {error}. Take a whole copy of it.") from error
 
-    def _rows(self, batch: Any) -> npt.NDArray[Any]:
-        rows = np.empty((batch.num_rows, self.shape[1]), self.dtype)
-        for i, name in enumerate(self.columns):
-            column = batch.column(name)
-            if column.null_count:
-                raise DataError(
-                    f"X must have no missing values; the column {name!r} has some. Fill them in or remove those rows."
-                )
-            rows[:, i] = _plain(column)
-        return rows
+def _decoded(file: Any, group: int, columns: Sequence[str], dtype: np.dtype[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Yield the rows of a row group, some after others; it refers to no Parquet, so that one ends with its last use."""
+    try:
+        for batch in file.iter_batches(max(1, DECODED // len(columns)), row_groups=[group], columns=list(columns)):
+            yield _rows(batch, columns, dtype)
+    except OSError as error:  # pyarrow's own errors are kinds of it, of ValueError, or of both
+        raise DataError(f"A Parquet file cannot be read: {error}. Take a whole copy of it.") from error
+
+
+def _rows(batch: Any, columns: Sequence[str], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    rows = np.empty((batch.num_rows, len(columns)), dtype)
+    for i, name in enumerate(columns):
+        column = batch.column(name)
+        if column.null_count:
+            raise DataError(
+                f"X must have no missing values; the column {name!r} has some. Fill them in or remove those rows."
+            )
+        rows[:, i] = _plain(column)
+    return rows
 
 
 def _in_folder(path: Any) -> list[Any]:
