@@ -176,7 +176,7 @@ class Decoded:
     @cached_property
     def _spooled(self) -> Source:
         made = data.spooled(self._in_turn(), 0)
-        self._open = None
+        self._close()
         return made
 
     def whole(self) -> npt.NDArray[Any]:
@@ -184,7 +184,15 @@ class Decoded:
         rows, source = np.empty(self.shape, self.dtype), self._in_turn()
         for start, stop in source.blocks():
             rows[start:stop] = source.read(start, stop)
+        self._close()
         return rows
+
+    def _close(self) -> None:
+        """Close the file that is read, and give back what pyarrow keeps of its memory."""
+        import pyarrow
+
+        self._open = None
+        pyarrow.default_memory_pool().release_unused()
 
     def _in_turn(self) -> Source:
         """Return the rows that are meant, to be read one after another."""
@@ -776,10 +784,11 @@ class Part(Examples):
             yield from self._fed(batch_size, **how, under_way=under_way, done=done)
         else:
             order = data.windows(self.total, self.source.n_features, batch_size, **how)
-            read = (self._share(window, batch_size) for window in data._left(order, batch_size, done))
-            for piece, shares in read if self.rows is not None else self.in_advance(read):
-                for numbers, columns in shares:
-                    yield Batch([piece._replace(numbers=numbers)] if self.source.n_examples else [], columns)
+            with self._lent() as buffers:
+                read = (self._share(window, batch_size, buffers) for window in data._left(order, batch_size, done))
+                for piece, shares in read if self.rows is not None else self.in_advance(read):
+                    for numbers, columns in shares:
+                        yield Batch([piece._replace(numbers=numbers)] if self.source.n_examples else [], columns)
 
     def _fed(self, batch_size: int, *, under_way: int, **how: Any) -> Generator[Batch, None, None]:
         """Yield the shares on the device, through the ring. Not yet run on a GPU."""
@@ -804,7 +813,7 @@ class Part(Examples):
         step: int = 2 ** int(np.log2(max(1.0, mean**0.5)))
         return max(1, -(-columns // step)) * step
 
-    def _share(self, window: Window, batch_size: int) -> tuple[Piece, list[tuple[Array, int]]]:
+    def _share(self, window: Window, batch_size: int, buffers: list[Array]) -> tuple[Piece, list[tuple[Array, int]]]:
         """Return the part's examples of a window, and of each batch which of them it has and the whole's columns."""
         met = window.met() - self.first
         ours = np.flatnonzero((met >= 0) & (met < self.source.n_examples))
@@ -812,7 +821,7 @@ class Part(Examples):
         if self.rows is not None:
             piece = Piece(self.rows, self.Y, self.weight)
         else:
-            piece, numbers = self._read_share(window.runs, numbers)
+            piece, numbers = self._read_share(window.runs, numbers, buffers)
         bounds = np.arange(0, met.size + batch_size, batch_size).clip(max=met.size)
         ends = np.searchsorted(ours, bounds)
         shares = []
@@ -822,7 +831,9 @@ class Part(Examples):
             shares.append((self.place.asarray(np.concatenate([share, empty])), int(bounds[i + 1] - bounds[i])))
         return piece, shares
 
-    def _read_share(self, runs: Sequence[tuple[int, int]], numbers: npt.NDArray[np.int64]) -> tuple[Piece, Any]:
+    def _read_share(
+        self, runs: Sequence[tuple[int, int]], numbers: npt.NDArray[np.int64], buffers: list[Array]
+    ) -> tuple[Piece, Any]:
         """Return the part's examples of some runs, read, and where in them those of these numbers are."""
         n, weight = self.source.n_examples, self.weight
         assert weight is not None, "shares are filled up by weight"
@@ -831,7 +842,7 @@ class Part(Examples):
         xp = self.place.xp
         # And one more, which weighs nothing.
         piece = Piece(
-            xp.concat([*(self.converted(*span) for span in spans), self.converted(0, 1)]),
+            self._rows_of(spans, buffers),
             xp.concat([*(self.Y[start:stop, ...] for start, stop in spans), self.Y[:1, ...]]),
             xp.concat([*(weight[start:stop, :] for start, stop in spans), xp.zeros_like(weight[:1, :])]),
         )
@@ -840,6 +851,23 @@ class Part(Examples):
         order = np.argsort(starts)
         at = order[np.searchsorted(starts[order], numbers, side="right") - 1] if spans else numbers
         return piece, numbers - starts[at] + bases[at] if spans else numbers
+
+    def _rows_of(self, spans: Sequence[tuple[int, int]], buffers: list[Array]) -> Array:
+        """Return the rows of spans, and one more, on NumPy in the buffers in turn.
+
+        Windows in new arrays, of other sizes each, would take several times their size of the worker's memory: what is
+        freed between them fits none.
+        """
+        if not self.place.is_numpy:
+            return self.place.xp.concat([*(self.converted(*span) for span in spans), self.converted(0, 1)])
+        size = sum(stop - start for start, stop in spans)
+        if size >= buffers[0].shape[0]:  # with room to spare, for shares of windows differ
+            buffers[0] = np.empty((size + size // 8 + 1, self.source.n_features), self.dtype)
+        rows = buffers[0][: size + 1]
+        self._fill_runs(rows[:size], spans)
+        rows[size:] = self.converted(0, 1)
+        buffers.reverse()
+        return rows
 
     def filled(self) -> "Part":
         """Return this part with one more example, which weighs nothing."""
