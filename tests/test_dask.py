@@ -37,6 +37,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Depr
 SUMS = 1e-5
 """Relative difference of parameters that the order of float32's sums may make."""
 
+SMALL = {"PERMUTED": 100, "WINDOW": 2_000, "RUN": 128}
+"""Sizes of `xpnet.data` with which little data is large."""
+
 FIT = {"hidden": 8, "activation": "tanh", "epochs": 6, "patience": None, "random_state": 0, "verbose": False}
 
 WAYS = {
@@ -345,6 +348,55 @@ def test_workers_threads_and_memory_settings_are_as_they_were(both, long):
     assert both.run(settings) == before
 
 
+def faulty(X, Y):
+    """Return fits whose faults are put in, by the findings' kinds."""
+    rng = np.random.default_rng(0)
+    dead = [(rng.normal(size=(8, 5)), np.full((8, 1), -50.0)), (rng.normal(size=(1, 8)), np.zeros((1, 1)))]
+    large = [(0.1 * rng.normal(size=(8, 5)), np.full((8, 1), 4.0)), (rng.normal(size=(1, 8)), np.zeros((1, 1)))]
+    constant = X.copy()
+    constant[4] = 3.0
+    return {
+        ("dead_units", "constant_prediction"): (X, Y, {"activation": "relu", "initial": dead}),
+        ("saturated_units",): (X, Y, {"initial": large}),
+        ("learning_rate_too_high",): (X, Y, {"learning_rate": 50.0, "optimizer": "gd", "epochs": 20}),
+        ("learning_rate_too_low",): (X, Y, {"learning_rate": 1e-9, "epochs": 30}),
+        ("unfinished",): (X, (X[2] > 0).astype(int), {"batch_size": 200, "epochs": 4}),
+        ("constant_features",): (constant, (X[2] > 0).astype(int), {"epochs": 40}),
+        ("unscaled_features",): (1e4 * X, Y, {"epochs": 1}),
+        (): (X, (X[2] > 0).astype(int), {"epochs": 40}),
+    }
+
+
+@pytest.mark.filterwarnings("ignore::xpnet.errors.ScaleWarning")
+@pytest.mark.parametrize("kinds", [*faulty(np.zeros((5, 1)), np.zeros(1))], ids=" and ".join)
+@pytest.mark.parametrize("count", [1200, 300])
+def test_faults_are_named_as_on_one_machine(both, examples, kinds, count):
+    X, Y, _ = examples
+    X, Y, options = faulty(X[:, :count], Y[:count])[kinds]
+    given = da.from_array(X, chunks=(5, count // 3)), da.from_array(Y, chunks=count // 3)
+    net = xpnet.dask.fit(*given, client=both, **FIT | options)
+    one = xpnet.fit(X, Y, threads=1, **FIT | options)
+    found, expected = ({finding.kind: finding.where for finding in each.diagnosis} for each in (net, one))
+    assert found == expected
+    assert set(kinds) <= set(found)
+
+
+def test_a_fit_whose_examples_are_gone_says_that_it_could_not_look(alone, rows, tmp_path, monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setattr(xpnet.data, name, value)
+    paths = [tmp_path / f"{name}.npy" for name in "XY"]
+    for path, array in zip(paths, rows, strict=False):
+        np.save(path, array)
+
+    def spoil(view):
+        paths[0].unlink()
+        return True
+
+    options = FIT | {"examples": "rows", "callbacks": spoil}
+    net = xpnet.dask.fit(paths[:1], paths[1:], client=alone, **options)
+    assert [finding.kind for finding in net.diagnosis] == ["undiagnosed"]
+
+
 # What the examples come in --------------------------------------------------------------------------------------------
 
 
@@ -411,10 +463,6 @@ def test_validation_data_of_its_own(both, rows, files):
     one = xpnet.fit(X, Y, validation_data=(X[:150], Y[:150]), threads=1, **options)
     assert differ(net, one) <= SUMS
     np.testing.assert_allclose(net.history["validation_cost"], one.history["validation_cost"], rtol=SUMS)
-
-
-SMALL = {"PERMUTED": 100, "WINDOW": 2_000, "RUN": 128}
-"""Sizes of `xpnet.data` with which little data is large."""
 
 
 @pytest.fixture

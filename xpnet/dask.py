@@ -24,7 +24,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from xpnet import activations, data, heads, optimizers, parameters, parts, progress, tables, targets, training
+from xpnet import (
+    activations,
+    data,
+    diagnosis,
+    heads,
+    optimizers,
+    parameters,
+    parts,
+    progress,
+    tables,
+    targets,
+    training,
+)
 from xpnet import checkpoint as checkpoints
 from xpnet import device as devices
 from xpnet.allreduce import CutShortError, Means, Member
@@ -40,7 +52,7 @@ from xpnet.network import Network
 from xpnet.parts import Look, Plan, Stored, Target, Total
 from xpnet.targets import Task
 from xpnet.training import FOREIGN
-from xpnet.typing import Array
+from xpnet.typing import Array, Layer
 
 __all__ = ["fit", "predict", "predict_proba"]
 
@@ -108,7 +120,7 @@ def fit(X: Any, Y: Any, *, client: Any = None, **arguments: Any) -> Network:
     Notes
     -----
     A worker that hangs is given up when Dask gives it up, after ``distributed.scheduler.worker-ttl`` (5 minutes).
-    ``net.diagnosis`` has what there is to say of scale alone.
+    ``net.diagnosis`` looks at a sample from every worker; it says nothing of rare classes and constant targets.
 
     Examples
     --------
@@ -136,7 +148,7 @@ def fit(X: Any, Y: Any, *, client: Any = None, **arguments: Any) -> Network:
             loaded = time.perf_counter()
             loop.run()
         net = loop.network(load_seconds=loaded - started, train_seconds=time.perf_counter() - loaded)
-        return replace(net, diagnosis=Diagnosis(run.findings))
+        return replace(net, diagnosis=run.diagnosis(net, loop))
 
 
 def predict(net: Network, X: Any, *, examples: str = "columns", device: str = "cpu") -> Any:
@@ -545,6 +557,8 @@ class _Fit:
         Segments that failed in a row without a worker having been lost.
     findings : list of Finding
         What is to be said of the sizes of X and Y.
+    start : sequence of Layer
+        Where training begins.
     """
 
     client: Any
@@ -557,6 +571,7 @@ class _Fit:
     name: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     failures: int = 0
     findings: list[Finding] = field(default_factory=list)
+    start: Sequence[Layer] = ()
     _counted: list[Any] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -578,7 +593,7 @@ class _Fit:
         plan = self._weighed(self._seen(plan, looks))
         columns = training._columns(self.arguments["batch_size"], plan.training.examples, options.optimizer)
         names = looks[0].names
-        start, scaling = training._start(self.arguments["initial"], plan.sizes, plan.activation, seed, names)
+        self.start, scaling = training._start(self.arguments["initial"], plan.sizes, plan.activation, seed, names)
         source = _source_of(looks, plan.training.examples)
         if standardize and scaling is None:
             scaling = self._scaling(source, plan)
@@ -586,7 +601,7 @@ class _Fit:
         self.findings = training._warned_of_scale(source, size[None], plan.kind, standardized=scaling is not None)
         self.plan = replace(plan, columns=columns, scaling=scaling)
         self._make_ready()
-        theta = HOST.asarray(parameters.flatten(start, xp=np), dtype=plan.dtype)
+        theta = HOST.asarray(parameters.flatten(self.start, xp=np), dtype=plan.dtype)
         return self._loop(self.plan, options, source, looks, theta)
 
     def _asked(self, options: Any, seed: int) -> Plan:
@@ -682,6 +697,30 @@ class _Fit:
         )
         loop.fit = self
         return loop
+
+    def diagnosis(self, net: Network, loop: "_Loop") -> Diagnosis:
+        """Return what is wrong with the fit, of which some examples come here from each worker; as `training` does."""
+        found, m = Diagnosis(self.findings), loop.examples.source.n_examples
+        with contextlib.suppress(KeyboardInterrupt):
+            try:
+                share = min(1.0, diagnosis.looked_at(m, max(1, net.epochs_run)) / m)
+                samples = [each for each in self._all(parts.shown, "ready", share=share) if each is not None]
+                examples, means = diagnosis.joined(samples, loop.examples)
+                found = diagnosis.diagnose(
+                    net.layers,
+                    self.start,
+                    examples,
+                    net.history,
+                    activation=net.activation,
+                    kind=net.kind,
+                    l2=loop.options.l2,
+                    stop_reason=net.stop_reason,
+                    of_scale=self.findings,
+                    means=means if examples.source.n_examples < m else None,
+                )
+            except Exception as error:  # the workers or the scheduler may be gone by now
+                found = diagnosis.undone(self.findings, error)
+        return found
 
     # Workers
 

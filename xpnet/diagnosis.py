@@ -308,6 +308,50 @@ def _evenly(examples: Examples, count: int) -> npt.NDArray[np.int64]:
     return np.unique((starts[:, None] + np.arange(width)).ravel())
 
 
+class Sample(NamedTuple):
+    """A few of the examples, which may be a part of all, on the host.
+
+    Attributes
+    ----------
+    X : (k, n_x) float array
+        Standardized as in training.
+    Y : (k, n_y) float array
+    weight : (k, 1) float array or None
+    total : (n_y,) float64 array
+        The weighted sum of Y over all the examples, not these few.
+    """
+
+    X: Array
+    Y: Array
+    weight: Array | None
+    total: npt.NDArray[np.float64]
+
+
+def sample(examples: Examples, count: int) -> Sample:
+    """Return so many of the examples, evenly taken."""
+    numbers = _evenly(examples, count)
+    Y = devices.to_host(_taken(examples.Y, numbers))
+    weight = None if examples.weight is None else devices.to_host(_taken(examples.weight, numbers))
+    return Sample(_rows(examples, numbers), Y, weight, _means(examples) * examples.Y.shape[0])
+
+
+def joined(samples: Sequence[Sample], examples: Examples) -> tuple[Examples, npt.NDArray[np.float64]]:
+    """Return the samples of all parts as `diagnose` takes them, and the mean of Y over all examples.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        Of every part.
+    examples : Examples
+        What tells how many there are of them in all, and the features' names.
+    """
+    X, Y = np.concatenate([each.X for each in samples]), np.concatenate([each.Y for each in samples])
+    weights = [each.weight for each in samples if each.weight is not None]
+    means = np.sum([each.total for each in samples], axis=0) / examples.source.n_examples
+    source = replace(examples.source, n_examples=X.shape[0], read=lambda start, stop: X[start:stop])
+    return replace(examples, source=source, rows=X, Y=Y, weight=np.concatenate(weights) if weights else None), means
+
+
 # The findings ---------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +366,7 @@ def diagnose(
     l2: float,
     stop_reason: str,
     of_scale: Sequence[Finding],
+    means: npt.NDArray[np.float64] | None = None,
 ) -> Diagnosis:
     """Return what is wrong with a fit that has ended.
 
@@ -343,6 +388,9 @@ def diagnose(
         Why the fit ended.
     of_scale : sequence of Finding
         From the function of that name, which come first.
+    means : (n_y,) float64 array, optional
+        The weighted mean of Y over all examples, when `examples` are a sample of them: then nothing is said of rare
+        classes and constant targets, for which all would have to be gone through.
 
     Returns
     -------
@@ -351,20 +399,25 @@ def diagnose(
     layers = [Layer(*(devices.to_host(array) for array in layer)) for layer in layers]
     looking = _Looking(layers, activation, kind, examples)
     m, sizes = examples.source.n_examples, parameters.sizes_of(layers)
-    count = min(LOOKED_AT, max(OF_CLASS, int(3 * COST * m * len(history["cost"]))))
+    count = looked_at(m, len(history["cost"])) if means is None else m
     with np.errstate(all="ignore"):
         seen = looking.at(_evenly(examples, min(count, max(1, data.READ // max(sizes)))))
-        at = _Costs(*_bounds(seen, examples, kind), looking.cost(seen))
+        at = _Costs(*_bounds(seen, examples, kind, means), looking.cost(seen))
         found = [
             *of_scale,
             *_of_features(seen, examples),
-            *_of_targets(seen, kind, examples),
+            *(_of_targets(seen, kind, examples) if means is None else ()),
             *_of_units(looking, seen, start, at.learned),
             *_of_costs(looking, seen, history, at, stop_reason=stop_reason, scaled=not of_scale),
-            *_of_classes(looking),
+            *(_of_classes(looking) if means is None else ()),
             *_of_output(seen, kind, l2),
         ]
     return Diagnosis(found)
+
+
+def looked_at(m: int, epochs: int) -> int:
+    """Return how many of m examples are looked at after so many epochs."""
+    return min(LOOKED_AT, max(OF_CLASS, int(3 * COST * m * epochs)))
 
 
 def undone(of_scale: Sequence[Finding], error: Exception) -> Diagnosis:
@@ -373,10 +426,10 @@ def undone(of_scale: Sequence[Finding], error: Exception) -> Diagnosis:
     return Diagnosis([*of_scale, Finding("undiagnosed", "X", message)])
 
 
-def _bounds(seen: Seen, examples: Examples, kind: Task) -> tuple[float, float]:
+def _bounds(seen: Seen, examples: Examples, kind: Task, means: npt.NDArray[np.float64] | None) -> tuple[float, float]:
     """Return the mean cost of a perfect prediction and that of the best constant one, in nats."""
     if kind.classes is not None:
-        shares = _means(examples)
+        shares = _means(examples) if means is None else means
         parts = _x_log_x(shares) if kind.name == "multiclass" else _x_log_x(shares) + _x_log_x(1.0 - shares)
         return 0.0, float(-np.sum(parts))
     Y, weight = seen.Y.astype(np.float64), seen.weight.astype(np.float64)

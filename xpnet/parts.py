@@ -21,13 +21,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from xpnet import allreduce, data, engine, frames, heads, parquet, tables, targets, training
+from xpnet import allreduce, data, diagnosis, engine, frames, heads, parquet, tables, targets, training
 from xpnet import device as devices
 from xpnet.activations import Activation
 from xpnet.allreduce import Means, Member, Sums
 from xpnet.checkpoint import Standing
 from xpnet.data import Batch, Examples, Moments, Piece, Source, Window
 from xpnet.device import HOST, Place
+from xpnet.diagnosis import Sample
 from xpnet.engine import Engine
 from xpnet.errors import ArgumentError, DataError, DeviceFullError, ShapeError
 from xpnet.network import Network, prepared
@@ -942,6 +943,15 @@ def ready(held: Held, given: Held | None, *, number: int, plan: Plan, first_give
             to_validate = _part(theirs, plan, held.place, plan.validation, "validation Y", most=data.WINDOW)
             valid = to_validate.kept(gathered=False)
     return Ready(number, here, valid)  # type: ignore[arg-type]  # `kept` returns what it is called on
+
+
+def shown(part: Ready, *, share: float) -> Sample | None:
+    """Return such a share of a part's examples, one at least, for the diagnosis; None when it has none."""
+    it = part.training
+    if it.source.n_examples == 0:
+        return None
+    with it.place.active():
+        return diagnosis.sample(it, max(1, int(share * it.source.n_examples)))
 
 
 def means_of(part: Ready) -> Means:
