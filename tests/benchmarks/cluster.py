@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
@@ -373,6 +374,7 @@ def train(folder: str, kind: str, limit: float) -> dict[str, Any]:
         return {
             "seconds": time.perf_counter() - begun,
             "epochs": net.history["seconds"],
+            "bits": zlib.crc32(net.W1.tobytes()),
             "before": max(before.values()),
             "workers": list(client.run(peak).values()),
             "client": peak(),
@@ -459,9 +461,10 @@ def _of_simulation(it: dict[str, Any], m: int) -> Iterator[str]:
 
 
 def _of_large(it: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
+    same = len({each.get("bits") for each in it.values()}) == 1
     yield (
         f"## Files of {results['gigabytes']:g} GB, {FILES} of them, two workers of {results['limit']:g} GiB each: two "
-        "epochs in batches of 4,096"
+        f"epochs in batches of 4,096; {'one network, bit for bit' if same else 'DIFFERENT networks'}"
     )
     rows = []
     for kind, each in it.items():
