@@ -459,6 +459,8 @@ def stored(
     known = [Stored(_known(path, "DATA"), without=(target, *drop)) for path in paths]
     with _cluster_errors(client):
         counts = client.gather(client.map(parts.count, known, examples="rows", pure=False))
+    if not any(counts):
+        raise DataError(f"DATA must have rows; {', '.join(paths[:8])} have none.")
     bounds = np.cumsum(counts)[:-1]
     training, held_out = (np.split(side.mask, bounds) for side in tables.split(sum(counts), fraction, seed))
     return _files(known, training, target), _files(known, held_out, target)
