@@ -167,7 +167,7 @@ def long(examples):
     return da.from_array(X, chunks=(5, 200)), da.from_array(Y, chunks=200)
 
 
-def struck(client, number, long, rng):
+def struck(client, number, long, rng, **options):
     """Return the network of a fit in whose middle one of two workers gets a signal, and whether it came in time."""
     pids, hit = list(client.run(os.getpid).values()), []
 
@@ -177,7 +177,7 @@ def struck(client, number, long, rng):
             hit.append(view.epoch)
 
     wait = int(rng.integers(1, 9))
-    net = xpnet.dask.fit(*long, client=client, **LONG | {"epochs": 10, "callbacks": strike})
+    net = xpnet.dask.fit(*long, client=client, **LONG | {"epochs": 10, "callbacks": strike} | options)
     return net, bool(hit)
 
 
@@ -467,21 +467,25 @@ def test_validation_data_of_its_own(both, rows, files):
 
 @pytest.fixture
 def shrunk(both, monkeypatch):
-    """A client of two workers that, as this process, take little data to be large."""
+    """A client of two workers that, as this process, take little data to be large; so do those that follow them."""
 
-    def shrink(values):
-        import xpnet.data
+    class Shrink(distributed.WorkerPlugin):
+        name = "shrink"
 
-        old = {name: getattr(xpnet.data, name) for name in values}
-        for name, value in values.items():
-            setattr(xpnet.data, name, value)
-        return old
+        def setup(self, worker):
+            import xpnet.data
+
+            self.old = {name: getattr(xpnet.data, name) for name in SMALL}
+            vars(xpnet.data).update(SMALL)
+
+        def teardown(self, worker):
+            vars(xpnet.data).update(self.old)
 
     for name, value in SMALL.items():
         monkeypatch.setattr(xpnet.data, name, value)
-    old = next(iter(both.run(shrink, SMALL).values()))
+    both.register_plugin(Shrink())
     yield both
-    both.run(shrink, old)
+    both.unregister_worker_plugin("shrink")
 
 
 @pytest.mark.parametrize("kind", ["X", "parquet"])
@@ -494,6 +498,15 @@ def test_files_larger_than_a_window_are_met_in_the_same_order(shrunk, rows, file
     one = xpnet.fit(X, Y, threads=1, **options)
     assert differ(net, one) <= SUMS
     np.testing.assert_allclose(net.history["validation_cost"], one.history["validation_cost"], rtol=SUMS)
+
+
+def test_a_worker_that_dies_takes_its_temporary_file_along_and_another_makes_it_anew(shrunk, files, rng):
+    given = files["parquet"], "kind"
+    options = LONG | {"epochs": 10, "examples": "rows", "client": shrunk}
+    undisturbed = xpnet.dask.fit(*given, **options)
+    net, hit = struck(shrunk, signal.SIGKILL, given, rng, examples="rows")
+    assert hit
+    assert same(net, undisturbed)
 
 
 @pytest.mark.parametrize("large", [False, True])
