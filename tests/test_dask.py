@@ -202,6 +202,18 @@ def test_a_worker_that_dies_within_a_segment_costs_no_bits(both, long, rng):
     assert same(net, undisturbed)
 
 
+def test_work_that_workers_die_of_is_an_error_and_not_begun_for_ever(both, long, monkeypatch):
+    monkeypatch.setattr(xpnet.dask, "LOSSES", 1)
+    ours = os.getpid()
+
+    def fatal(Z):
+        return Z if os.getpid() == ours else os._exit(1)
+
+    activation = xpnet.Activation(fatal, lambda Z, _: np.ones_like(Z), name="fatal")
+    with pytest.raises(ClusterError, match="2 times in a row some were lost at it"):
+        xpnet.dask.fit(*long, client=both, **FIT | {"activation": activation})
+
+
 def test_workers_that_join_and_leave_change_no_bit(long):
     with (
         distributed.LocalCluster(

@@ -68,6 +68,9 @@ PATIENCE = 60.0
 TRIES = 3
 """Times that a segment may fail in a row without a worker having been lost."""
 
+LOSSES = 10
+"""Times in a row that workers may be lost at the same work: then it is the work that they die of."""
+
 SENT = 2**20
 """Bytes of parameters up to which training's state goes to every worker from the client."""
 
@@ -111,7 +114,7 @@ def fit(X: Any, Y: Any, *, client: Any = None, **arguments: Any) -> Network:
     Raises
     ------
     ClusterError
-        The scheduler or all workers are gone, or data that cannot be made again.
+        The scheduler or all workers are gone, or data that cannot be made again; or workers die of their work.
     MissingPackageError
         Dask is not installed: ``pip install "xpnet[dask]"``.
     ArgumentError, DataError, DivergedError, CheckpointError
@@ -919,6 +922,7 @@ class _Fit:
         ClusterError
             It cannot succeed.
         """
+        lost = 0
         while True:
             futures: list[Any] = []
             self._settle(self.workers())
@@ -934,7 +938,7 @@ class _Fit:
             finally:
                 if not keep and any(future.status != "finished" for future in futures):
                     self.client.cancel(futures, force=True)
-            self._forgive(error, used)
+            lost = self._forgive(error, used, lost)
 
     def _waited(self, futures: Sequence[Any], used: Sequence[str]) -> BaseException | None:
         """Wait for all futures; return None when they have succeeded, or the error that says most."""
@@ -953,17 +957,24 @@ class _Fit:
             if errors:
                 return errors[0]
 
-    def _forgive(self, error: BaseException, used: Sequence[str]) -> None:
-        """Raise an error that another attempt would meet too."""
+    def _forgive(self, error: BaseException, used: Sequence[str], lost: int) -> int:
+        """Return how often workers were lost now, or raise an error that another attempt would meet too."""
         if not isinstance(error, CutShortError):
             raise error
         gone = set(used) - self._present()
+        lost = lost + 1 if gone else 0
+        if lost > LOSSES:
+            raise ClusterError(
+                f"The workers must live through their work; {lost} times in a row some were lost at it. They may lack "
+                "memory: look at their logs, give them more, or take more of them."
+            ) from error
         self.failures = 0 if gone else self.failures + 1
         if self.failures > TRIES:
             raise ClusterError(
                 f"The workers must be able to sum; {self.failures} times in a row they could not, though none was lost "
                 f"({error}). Look at their logs."
             ) from error
+        return lost
 
 
 def _anew(lazy: list[Any]) -> list[Any]:
