@@ -16,6 +16,7 @@ import pytest
 from xpnet import tables
 from xpnet.errors import ArgumentError, DataError, MissingPackageError, ShapeError, XpnetWarning
 from xpnet.features import auto
+from xpnet.selection import Selection
 
 pa = pytest.importorskip("pyarrow")
 pa_csv = pytest.importorskip("pyarrow.csv")
@@ -81,7 +82,9 @@ def test_the_columns_of_a_table_keep_their_names(tmp_path, name):
 @pytest.mark.parametrize("name", ["csv", "npy", "npz"])
 def test_rows_are_picked_by_number(tmp_path, name):
     file, content, target = WORKING[name]
-    picked = tables.read_labeled(saved(tmp_path / file, content), target).rows(np.asarray([0, 2]))
+    picked = tables.read_labeled(saved(tmp_path / file, content), target).rows(
+        Selection(np.isin(range(len(Y)), [0, 2]))
+    )
     np.testing.assert_array_equal(numbers(picked.X), X[[0, 2]])
     np.testing.assert_array_equal(picked.Y, Y[[0, 2]])
 
@@ -170,7 +173,7 @@ def test_columns_that_are_treated_are_read_as_they_are(tmp_path):
     assert given.X.column_names == ["city", "zone", "born"]
     assert given.X["city"].to_pylist() == ["Rome", None, "Oslo"]
     assert given.X["zone"].to_pylist() == ["1", "2", "3A"]
-    assert given.rows(np.asarray([2, 0])).X["city"].to_pylist() == ["Oslo", "Rome"]
+    assert given.rows(Selection(np.array([True, False, True]))).X["city"].to_pylist() == ["Rome", "Oslo"]
     np.testing.assert_array_equal(given.Y, Y)
 
 

@@ -188,6 +188,7 @@ def _fit(options: argparse.Namespace) -> int:
     given = tables.read_labeled(options.data, options.target, drop=options.drop, treated=plan is not None)
     kind = targets.infer(targets.read(given.Y, examples="rows"), options.task)
     training, held_out = (given.rows(side) for side in tables.split(len(given.Y), fraction, seed))
+    del given  # the targets of a large file are large
     _check_classes(training.Y, held_out.Y, kind, all_of_them=True)
     if plan is not None and len(held_out.Y):
         plan.learn([training.X]).encode(held_out.X, name="the rows held out")  # refused before all the work, not after
@@ -349,12 +350,20 @@ def _trained(training: tables.Labeled, kind: Task, *, standardize: bool, **argum
     Y = training.Y
     if not (standardize and kind.name == "regression"):
         return fit(training.X, Y, task=kind.name, standardize=standardize, examples="rows", **arguments)
+    mean, deviation, Y = _standardized(Y, arguments["dtype"])
+    net = fit(training.X, Y, task=kind.name, standardize=True, examples="rows", **arguments)
+    return _scaled_back(net, mean, deviation)
+
+
+def _standardized(Y: npt.NDArray[Any], dtype: str) -> tuple[Any, Any, npt.NDArray[Any]]:
+    """Return the outputs' means and deviations, and Y by them in `dtype`, to which `fit` would cast it."""
     Y = Y.astype(np.float64)
-    _check_largest(float(np.abs(Y).max()), arguments["dtype"])
+    _check_largest(float(np.abs(Y).max()), dtype)
     mean, deviation = Y.mean(axis=0), Y.std(axis=0)
     deviation = np.where(deviation > 0.0, deviation, 1.0)
-    net = fit(training.X, (Y - mean) / deviation, task=kind.name, standardize=True, examples="rows", **arguments)
-    return _scaled_back(net, mean, deviation)
+    Y -= mean
+    Y /= deviation
+    return mean, deviation, Y.astype(dtype, copy=False)
 
 
 def _check_largest(size: float, dtype: str) -> None:
