@@ -132,12 +132,14 @@ def nothing_runs_afterwards():
     assert ours == []
 
 
-@pytest.fixture(params=["one permutation", "windows"])
+@pytest.fixture(params=["one permutation", "windows", "windows, picked out of maps"])
 def order(request, monkeypatch):
     """Both ways to order examples: the data is small enough for one permutation, and it is not."""
-    if request.param == "windows":
+    if request.param != "one permutation":
         for name, value in (("RUN", 16), ("WINDOW", 160), ("PERMUTED", 64)):
             monkeypatch.setattr(data, name, value)
+    if "picked" in request.param:
+        monkeypatch.setattr(data, "MAPPED", 64)
 
 
 def memmap(array, folder):
