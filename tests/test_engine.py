@@ -14,9 +14,9 @@ import pytest
 import threadpoolctl
 
 import xpnet
-from xpnet import engine, equations, parameters, replay
+from xpnet import engine, equations, optimizers, parameters, replay
 from xpnet.activations import ACTIVATIONS, Activation
-from xpnet.data import Piece
+from xpnet.data import Batch, Piece
 from xpnet.device import HOST, to_host
 from xpnet.errors import DivergedError
 from xpnet.heads import HEADS
@@ -100,6 +100,32 @@ def test_blocks_over_threads_give_the_wholes_gradient(eager, threads, dtype, wei
     assert apart(blocks, flat(whole)) <= tolerance
     assert blocks_cost == pytest.approx(cost, rel=tolerance)
     assert blocks.dtype == dtype
+
+
+@pytest.mark.parametrize("l2", [0.0, 3.0])
+def test_steps_that_go_on_from_kept_parameters_cost_the_same_bits(l2):
+    """The penalty sums squares and a cost sums products as the parameters lie, in buffers or not."""
+    sizes = (40, 30, 3)
+    optimizer = optimizers.resolve("adam", None)
+
+    def steps(run, theta, memory, count):
+        for _ in range(count):
+            theta, memory = run.step(optimizer, theta, memory, Batch([given], 8), rate=0.01, l2=l2)
+        return theta, memory, run.take_costs()[0]
+
+    given = piece(columns=8, dtype="float32")
+    given = given._replace(rows=RNG.standard_normal((8, sizes[0])).astype("float32"))
+    theta = RNG.standard_normal(parameters.count(sizes)).astype("float32")
+    arguments = (HOST, sizes, ACTIVATIONS["relu"], HEADS["softmax"])
+    with engine.running(*arguments, columns=8, threads=1) as run:
+        *at, _ = steps(run, theta, optimizer.init(theta, xp=np), 1)
+        for _ in range(30):
+            begun = [run.kept(part) for part in at]
+            with engine.running(*arguments, columns=8, threads=1) as other:
+                assert other.cost(other.layers(begun[0]), [given]) == other.cost(run.layers(at[0]), [given])
+                *_, ours = steps(other, *begun, 1)
+            *at, known = steps(run, *at, 1)
+            assert ours.tobytes() == known.tobytes()
 
 
 @threaded

@@ -316,9 +316,13 @@ class Engine:
         return parameters.flatten(parameters.unflatten(vector, self.sizes, order=self.order, xp=np), xp=np)
 
     def layers(self, theta: Array) -> list[Layer]:
-        """Return the layers of parameters, those of a step included."""
-        order = self.order if theta is self._theta else "C"
-        return parameters.unflatten(theta, self.sizes, order=order, xp=self.xp)
+        """Return the layers of parameters, those of a step included.
+
+        They lie in the buffers' order wherever they come from: sums and products over them round as they are gone
+        through, and a fit that goes on must not be told apart.
+        """
+        vector = theta if theta is self._theta else self.inward(theta)
+        return parameters.unflatten(vector, self.sizes, order=self.order, xp=self.xp)
 
     def _sums_of(self, batch: Batch, l2: float, theta: Array) -> tuple[Array, list[Array]]:
         """Return the batch's summed cost, and vectors that add up to its gradient."""
