@@ -1,5 +1,7 @@
 """`xpnet.dask`: the network of a cluster is that of one machine, whatever becomes of the workers."""
 
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -8,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -661,6 +664,46 @@ def test_a_scheduler_that_is_gone_is_an_error_that_names_the_checkpoint(examples
                 **FIT | {"callbacks": strike},
             )
         client.close()
+
+
+def test_a_scheduler_that_is_stopped_is_one_line_of_the_command(files, tmp_path, capfd):
+    known, kept = tmp_path / "scheduler.json", tmp_path / "run.ckpt"
+    common = ["--scheduler-file", str(known), "--no-dashboard"]
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        running("scheduler", *common, "--port", "0", "--dashboard-address", ":0") as scheduler,
+        running("worker", *common, "--nthreads", "1"),
+    ):
+
+        def strike():
+            while not kept.exists():
+                time.sleep(0.05)
+            scheduler.terminate()
+
+        striking = threading.Thread(target=strike)
+        striking.start()
+        address = json.loads(known.read_text())["address"]
+        options = ["--target", "kind", "--drop", "e", "--epochs", "100000", "--patience", "none", "--quiet"]
+        paths = [*map(str, files["parquet"]), "--checkpoint", str(kept), "--checkpoint-every", "0.1"]
+        assert main(["fit", *paths, *options, "--cluster", address]) == 2
+        striking.join()
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1, said
+    assert said[0].startswith("xpnet: error: The scheduler must be there until the end")
+    assert said[0].endswith("a fit with --checkpoint goes on from its last.")
+
+
+@contextlib.contextmanager
+def running(*arguments):
+    """A program of Dask's, once a scheduler has written where it is."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-m", "dask", *arguments], **quiet) as program:
+        try:
+            while program.poll() is None and not Path(arguments[2]).exists():
+                time.sleep(0.05)
+            yield program
+        finally:
+            program.terminate()
 
 
 def test_sums_are_encrypted_where_the_cluster_is(examples, tmp_path):

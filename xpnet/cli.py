@@ -589,6 +589,7 @@ _OPTIONS = "|".join((*_PASSED, "device", "features", "hidden", "random_state", "
 _ALONE = r"(?<![\w/\\'\"-])"  # neither part of a word or a path, nor quoted
 _TRANSLATIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"fit\(\.\.\., checkpoint=\.\.\.\)", "xpnet fit --checkpoint"),
+    (r"a fit with checkpoint= goes on", "a fit with --checkpoint goes on"),
     (r"fit\(\.\.\., features=\{[^}]*\bonehot\(unknown=\"ignore\"\)\}\)", "--ignore-unknown"),
     (r"fit\(\.\.\., features=(xpnet\.features\.auto\()?(\{[^}]*\})\)?\)", _treated),
     (r"^features\[('.*?')\](?= must)", r"--features \1"),

@@ -12,6 +12,7 @@ anew on another, and the segment is done again.
 
 import contextlib
 import itertools
+import logging
 import os
 import time
 import uuid
@@ -271,7 +272,9 @@ def _client(client: Any) -> Any:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Make a client of the scheduler at an address for the duration of a ``with``.
+    """Make a client of the scheduler at an address for the duration of a ``with``, in which no log is shown.
+
+    What Dask logs there, tracebacks of a scheduler that is gone among it, is raised as one error besides.
 
     Raises
     ------
@@ -284,8 +287,13 @@ def connected(address: str) -> Iterator[Any]:
         raise ClusterError(
             f"There must be a Dask scheduler at {address}; none answers ({error}). Start one: dask scheduler"
         ) from error
-    with client:
-        yield client
+    shown = logging.root.manager.disable
+    logging.disable()
+    try:
+        with client:
+            yield client
+    finally:
+        logging.disable(shown)
 
 
 @contextlib.contextmanager
@@ -304,8 +312,16 @@ def _cluster_errors(client: Any) -> Iterator[None]:
 def _answers(client: Any) -> bool:
     """Return whether the client's scheduler is there."""
     with contextlib.suppress(Exception):
-        return "workers" in client.scheduler_info(n_workers=1)
+        return "workers" in _identity(client, workers=1)
     return False
+
+
+def _identity(client: Any, workers: int = -1) -> Any:
+    """Return what a client's scheduler says of itself and of so many workers, of all by default.
+
+    `Client.scheduler_info` returns what a scheduler that is gone had said last.
+    """
+    return client.sync(client.scheduler.identity, n_workers=workers)
 
 
 class _Chunks(NamedTuple):
@@ -749,10 +765,7 @@ class _Fit:
 
     def _present(self) -> set[str]:
         """Return the addresses of the workers that the scheduler knows now."""
-        info = self.client.scheduler_info(n_workers=-1)
-        if "workers" not in info:  # what Dask's client returns when it has no scheduler
-            raise ClusterError(_GONE.format(self.client.status))
-        return set(info["workers"])
+        return set(_identity(self.client)["workers"])
 
     def _place_chunks(self) -> None:
         """Cut the chunks into parts of about as many examples, and have each part held by a worker."""
