@@ -276,6 +276,23 @@ def test_a_client_that_dies_is_followed_by_one_that_goes_on_from_its_checkpoint(
     assert same(net, undisturbed)
 
 
+def test_a_client_that_dies_while_it_waits_for_another_fit_keeps_nobody_waiting(both, files):
+    def waiting(dask_scheduler):
+        return dask_scheduler.extensions["semaphores"].metrics["pending"]["xpnet"]
+
+    with both.as_current():
+        lock = distributed.Lock("xpnet")
+    with lock:
+        arguments = ["fit", *map(str, files["parquet"]), "--target", "kind", "--drop", "e"]
+        command = [sys.executable, "-m", "xpnet", *arguments, "--cluster", both.scheduler.address]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as client:
+            while not both.run_on_scheduler(waiting):
+                time.sleep(0.05)
+            client.kill()
+        time.sleep(2 * xpnet.dask.LOOK)
+    assert not lock.locked()
+
+
 def test_data_that_cannot_be_made_again_is_an_error_that_says_so(both, examples):
     X, Y, _ = examples
     parts = both.scatter([X[:, :600], X[:, 600:]], broadcast=False, hash=False)

@@ -892,12 +892,23 @@ class _Fit:
 
     def segment(self, at: Standing, until: int) -> Standing:
         """Return where training stands once the workers have gone on from there up to an epoch."""
-        with self.client.as_current():
-            lock = _distributed().Lock("xpnet")  # two fits at a time could each wait for a worker that the other has
-        with lock:
+        with self._alone():
             found = self.attempt(partial(self._segments, at, until))
         at, *_ = (at for at in found if at is not None)
         return at
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have other fits wait for the duration of a ``with``: two could each wait for a worker that the other has."""
+        with self.client.as_current():
+            lock = _distributed().Lock("xpnet")
+        # By the second, since a client that ends while it waits would be given the lock, and keep it for half a minute.
+        while not lock.acquire(timeout=LOOK):
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _segments(self, at: Standing, until: int) -> list[Any]:
         """Submit a segment to every worker that has parts."""
