@@ -758,6 +758,8 @@ def test_the_command_has_files_opened_by_a_cluster(cluster, both, files, tmp_pat
     assert main(["fit", *parquet, "--target", "kind", "--drop", "e", "--out", str(out), *common]) == 0
     assert "2 workers" in capsys.readouterr().out
     assert xpnet.load(out).feature_names == tuple("abcd")
+    assert main(["fit", parquet[0], "--target", "kind", "--drop", "e", *common]) == 0
+    assert "1 worker\n" in capsys.readouterr().out  # one file cannot be shared out
     assert main(["fit", *npy, "--target", "0", *common]) == 0
     assert "5-100-1" in capsys.readouterr().out
     assert main(["fit", *parquet, "--target", "color", *common]) == 2

@@ -264,10 +264,10 @@ def _fit_on_cluster(options: argparse.Namespace) -> int:
         if options.out is not None:
             net.save(options.out)
         score = dask.score(net, held_out, client, options.device) if held_out.examples else None
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
     _show("task", _task_in_words(net.kind))
     _show("network", "-".join(map(str, net.sizes)) + (f", {net.activation.name}" if hidden else ""))
     _show("rows", f"{training.examples:,} to train on, {held_out.examples:,} held out")
+    workers = int(net.timing["workers"])
     _show("cluster", f"{options.cluster}, {workers} worker{'s' * (workers != 1)}")
     _show("epochs", f"{net.epochs_run}, stopped by {_stop(net.stop_reason, options)}")
     _show("time", f"{net.timing['train_seconds']:.2f} s, {net.dtype}")

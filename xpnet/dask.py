@@ -110,7 +110,8 @@ def fit(X: Any, Y: Any, *, client: Any = None, **arguments: Any) -> Network:
     Returns
     -------
     Network
-        With the client, in host memory. Ctrl-C returns the network so far.
+        With the client, in host memory; ``timing["workers"]`` is how many it ended with. Ctrl-C returns the network so
+        far.
 
     Raises
     ------
@@ -151,7 +152,8 @@ def fit(X: Any, Y: Any, *, client: Any = None, **arguments: Any) -> Network:
             loop.go_on()
             loaded = time.perf_counter()
             loop.run()
-        net = loop.network(load_seconds=loaded - started, train_seconds=time.perf_counter() - loaded)
+        workers = len({part.worker for part in run.parts})
+        net = loop.network(load_seconds=loaded - started, train_seconds=time.perf_counter() - loaded, workers=workers)
         return replace(net, diagnosis=run.diagnosis(net, loop))
 
 
