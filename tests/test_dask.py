@@ -1,6 +1,7 @@
 """`xpnet.dask`: the network of a cluster is that of one machine, whatever becomes of the workers."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -202,6 +203,26 @@ def test_a_worker_that_dies_within_a_segment_costs_no_bits(both, long, rng):
     timer.start()
     net = xpnet.dask.fit(*long, client=both, **LONG)
     timer.join()
+    assert same(net, undisturbed)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_worker_that_dies_with_its_result_costs_no_bits(both, long, monkeypatch, step):
+    waited, times = xpnet.dask._Fit._waited, itertools.count()
+
+    def struck(fit, futures, used):
+        error = waited(fit, futures, used)
+        if next(times) == step:  # of six: looking, weighing, getting ready, means to sum, and two segments
+            os.kill(both.run(os.getpid, workers=[used[-1]])[used[-1]], signal.SIGKILL)
+        return error
+
+    options = LONG | {"epochs": 6}
+    undisturbed = xpnet.dask.fit(*long, client=both, **options)
+    while len(both.run(os.getpid, on_error="ignore")) < 2:
+        time.sleep(0.1)
+    monkeypatch.setattr(xpnet.dask._Fit, "_waited", struck)
+    net = xpnet.dask.fit(*long, client=both, **options)
+    assert next(times) > step
     assert same(net, undisturbed)
 
 

@@ -10,6 +10,7 @@ anew on another, and the segment is done again.
 >>> net = xpnet.dask.fit(X, Y, client=client)  # doctest: +SKIP
 """
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -17,7 +18,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -920,7 +921,7 @@ class _Fit:
             asked = [self._submit(share[0], parts.means_of, share[0].ready) for share in shares]
             if (error := self._waited(asked, addresses)) is not None:
                 raise error
-            self.means |= dict(zip(addresses, self.client.gather(asked), strict=True))
+            self.means |= dict(zip(addresses, self._gathered(asked, addresses), strict=True))
         number = next(self._numbers)
         how = {
             "plan": self.plan,
@@ -957,10 +958,16 @@ class _Fit:
                 futures = submit()
                 error = self._waited(futures, used)
                 if error is None:
+                    found = futures if keep else self._gathered(futures, used)
                     self.failures = 0
-                    return futures if keep else list(self.client.gather(futures))
+                    return found
             except CutShortError as cut:
                 error = cut
+            except Exception as failed:  # of many kinds, where Dask is told to use a worker that is gone
+                if not (gone := set(used) - self._present()):
+                    raise
+                error = _cut_short(gone)
+                error.__cause__ = failed
             finally:
                 if not keep and any(future.status != "finished" for future in futures):
                     self.client.cancel(futures, force=True)
@@ -979,9 +986,22 @@ class _Fit:
             if own and not gone:
                 return own[0]
             if gone:
-                return CutShortError(f"Workers are gone: {', '.join(sorted(gone))}.")
+                return _cut_short(gone)
             if errors:
                 return errors[0]
+
+    def _gathered(self, futures: Sequence[Any], used: Sequence[str]) -> list[Any]:
+        """Return the results of futures that have succeeded.
+
+        `Client.gather` waits for ever for one whose worker has gone since, which no other may compute anew.
+        """
+        gathering = self.client.gather(list(futures), asynchronous=True)
+        coming = asyncio.run_coroutine_threadsafe(gathering, self.client.loop.asyncio_loop)
+        while not wait([coming], timeout=LOOK).done:
+            if gone := set(used) - self._present():
+                coming.cancel()
+                raise _cut_short(gone)
+        return list(coming.result())
 
     def _forgive(self, error: BaseException, used: Sequence[str], lost: int) -> int:
         """Return how often workers were lost now, or raise an error that another attempt would meet too."""
@@ -1001,6 +1021,10 @@ class _Fit:
                 f"({error}). Look at their logs."
             ) from error
         return lost
+
+
+def _cut_short(gone: set[str]) -> CutShortError:
+    return CutShortError(f"Workers are gone: {', '.join(sorted(gone))}.")
 
 
 def _anew(lazy: list[Any]) -> list[Any]:
