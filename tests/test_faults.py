@@ -104,6 +104,11 @@ def doing(monkeypatch):
     return do
 
 
+@pytest.fixture(autouse=True)
+def no_fallback(monkeypatch):
+    monkeypatch.delenv("XPNET_CPU_FALLBACK", raising=False)  # which the CPU image sets
+
+
 @pytest.fixture(autouse=True, scope="module")
 def only_what_is_new_is_collected():
     """Let the collector pass over what there was before, all of PyTorch and JAX: memory that runs out calls for it."""
