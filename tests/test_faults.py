@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import cupy_stand_in
+import host_cuda
 import numpy as np
 import pytest
 from cupy_stand_in import Fault, Machine, cublas_error, cuda_error, driver_error, out_of_memory
@@ -398,6 +399,7 @@ with Machine().as_cupy(pytest.MonkeyPatch()):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(host_cuda.COMPILER is None, reason="there is no C++ compiler")
 def test_a_process_that_is_forked_after_cuda_was_started_is_told_so():
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     done = subprocess.run(

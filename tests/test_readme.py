@@ -46,11 +46,13 @@ def test_the_set_up_commands_are_those_of_continuous_integration():
 
 
 def test_the_containers_commands_name_targets_that_there_are():
-    *_, cpu, cuda, _ = blocks("sh")
+    *_, cpu, cuda, cluster, _ = blocks("sh")
     dockerfile = (ROOT / "docker/Dockerfile").read_text(encoding="utf-8")
     for block, name in ((cpu, "cpu"), (cuda, "cuda")):
         assert f"--target {name} -t xpnet:{name} ." in block
         assert re.search(rf"^FROM \S+ AS {name}$", dockerfile, re.MULTILINE)
+    compose = (ROOT / "docker/compose.yaml").read_text(encoding="utf-8").replace("\\\n#", "")
+    assert cluster.replace("\\\n", "").split() in [line.split() for line in re.findall("docker compose.*", compose)]
 
 
 def test_the_benchmark_command_runs(tmp_path):
