@@ -464,8 +464,7 @@ def main() -> int:
         for name in asked.only.split(","):
             results[name] = sections[name]()
             results["load_after"] = round(os.getloadavg()[0], 2)
-            path.with_suffix(".json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-            path.with_suffix(".md").write_text(markdown(results))
+            report.write(path, results, markdown(results))
     print(markdown(results))
     print(f"Written to {path.name}.json and {path.name}.md.")
     return 0

@@ -567,8 +567,7 @@ def main() -> int:
         if name in only or (name == "sums" and "simulation" in only):
             results[name] = found()
             results["load_after"] = round(os.getloadavg()[0], 2)
-            path.with_suffix(".json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-            path.with_suffix(".md").write_text(markdown(results))
+            report.write(path, results, markdown(results))
     print(markdown(results))
     print(f"Written to {path.name}.json and {path.name}.md.")
     return 0

@@ -71,8 +71,7 @@ def _write(path: Path, results: dict[str, Any]) -> None:
     results["sections"] = {name: results["sections"][name] for name in SECTIONS if name in results["sections"]}
     results["means"] = means(results["sections"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    path.with_suffix(".md").write_text(report.markdown(results))
+    report.write(path, results, report.markdown(results))
 
 
 def measure(

@@ -214,8 +214,7 @@ def main() -> int:
 
     def keep() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        path.with_suffix(".md").write_text(markdown(results))
+        report.write(path, results, markdown(results))
 
     with Pool() as pool:
         known = _sections(pool, plan, list(asked.workloads), asked.device)

@@ -212,6 +212,12 @@ def _means(results: dict[str, Any]) -> str:
     return f"Geometric means of the ratios\n\n{table(['optimizer and rival', 'ratio', 'tables'], rows)}" if rows else ""
 
 
+def write(path: Path, results: dict[str, Any], text: str) -> None:
+    """Write results as JSON, and the report of them beside it."""
+    path.with_suffix(".json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    path.with_suffix(".md").write_text(text)
+
+
 def summary(results: dict[str, Any]) -> str:
     """Return the tables that tell most: times and ratios side by side, and their means."""
     return "\n\n".join(filter(None, [*_overview(results), _means(results)]))
