@@ -1,7 +1,8 @@
 """Fits that are killed and begun again until they end: a process of its own, which forks them in a millisecond each.
 
-``python tests/killed.py FOLDER CHAINS SEED`` kills at random moments, and ``python tests/killed.py FOLDER`` at the
-worst ones, within the writing of a checkpoint. Both print what came of it as JSON.
+``python tests/killed.py FOLDER CHAINS SEED`` kills at random moments, ``python tests/killed.py FOLDER`` at the worst
+ones, within the writing of a checkpoint, and ``python tests/killed.py FOLDER STRIDE`` after every so many steps. All
+print what came of it as JSON.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from itertools import count
 import numpy as np
 
 import xpnet
-from xpnet import data, files
+from xpnet import data, files, training
 
 TOGETHER = {
     "optimizer": xpnet.optimizers.adam(lambda epoch: 0.01 * 0.9**epoch),
@@ -201,14 +202,41 @@ def at_the_worst_moments(folder):
     return found
 
 
-def main(folder, chains=None, seed=0):
+def after_every(stride, name, folder):
+    """Kill a fit once it has written the checkpoint of a step, for every so many; return where something was lost.
+
+    Of a short fit it is a quarter of its steps.
+    """
+    how = {"checkpoint": f"{folder}/run", "checkpoint_every": "100000 steps"}
+    expected, _ = straight(name, folder)
+    total = expected[-1]
+    stride = max(1, min(stride, total // 4))
+    found = {"due": (total - 1) // stride, "killed": [], "lost": []}
+
+    def prepare(step):
+        training._Training._is_due = lambda self: self.steps == step
+        after("replace")(1)
+
+    for step in range(stride, total, stride):
+        process = forked(name, folder, lambda step=step: prepare(step), **how)
+        if os.waitpid(process, 0)[1] == signal.SIGKILL:
+            found["killed"].append(step)
+        if made(forked(name, folder, **how), folder) != expected:
+            found["lost"].append(step)
+        left(folder)
+    return found
+
+
+def main(folder, number=None, seed=None):
     os.makedirs(folder, exist_ok=True)
-    if chains is None:
+    if number is None:
         found = at_the_worst_moments(folder)
+    elif seed is None:
+        found = {name: after_every(int(number), name, folder) for name in RUNS}
     else:
         found = {}
-        for number, name in enumerate(RUNS):
-            found[name] = at_random(name, int(chains), folder, np.random.default_rng([int(seed), number]))
+        for i, name in enumerate(RUNS):
+            found[name] = at_random(name, int(number), folder, np.random.default_rng([int(seed), i]))
     print(json.dumps(found))
     shutil.rmtree(folder)
 

@@ -109,6 +109,22 @@ def test_a_fit_that_is_killed_again_and_again_goes_on_as_if_it_never_were(run, k
     assert found["left"] == ["run"]
 
 
+@pytest.fixture(scope="module")
+def killed_after_steps(request, folder):
+    if os.name != "posix":
+        pytest.skip("kill -9 and fork as POSIX has them")
+    return killing(folder, 1 if request.config.getoption("--soak") else 37)
+
+
+@pytest.mark.parametrize("run", killed.RUNS)
+def test_a_fit_goes_on_from_the_checkpoint_of_any_step_as_if_it_never_was_killed(run, killed_after_steps):
+    """The costs, too, to the last bit: the first step after a resume adds up what later ones do, in their order."""
+    found = killed_after_steps[run]
+    print(run, found)
+    assert found["lost"] == []
+    assert len(found["killed"]) == found["due"] > 0
+
+
 @pytest.mark.parametrize("turn", [1, 9])
 @pytest.mark.parametrize("moment", killed.MOMENTS)
 def test_a_kill_within_the_writing_of_a_checkpoint_leaves_the_one_before_or_the_new_one(
