@@ -66,7 +66,7 @@ BITS = [
 def taken_apart(data):
     """Return a file's header, xpnet's entry in it, and the numbers."""
     length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
+    header = json.loads(data[8 : 8 + length].decode())  # of bytes, JSON would import what decodes them
     return header, json.loads(header["__metadata__"]["xpnet"]), data[8 + length :]
 
 

@@ -301,6 +301,12 @@ def test_the_size_of_an_example_without_weight_does_not_matter(task):
     assert targets.score(Y, [A], kind, weight) == pytest.approx(targets.score(Y[1:], [A[:, 1:]], kind), rel=1e-12)
 
 
+@pytest.mark.parametrize("task", ["regression", "count"])
+def test_a_score_of_what_weighs_next_to_nothing_beside_one_example_is_a_number(task):
+    Y, weight = np.array([0.0, 0.0, 0.0, 0.1]), np.array([0.0, 0.0, 1.0, 1.79769313e308])
+    assert -math.inf < targets.score(Y, [np.full((1, 4), 0.7)], targets.infer(Y, task), weight) <= 0.0
+
+
 @pytest.mark.parametrize("size", [5e-324, 1e-300, 1.7e308])
 @pytest.mark.parametrize(("Y", "task"), [(TWO, "binary"), (LABELS, "multilabel"), (TWO + 0.5, "regression")])
 def test_a_score_goes_by_the_shares_of_the_weights(Y, task, size, rng):

@@ -494,7 +494,9 @@ def score(
         left += _sums(deviance(numbers, _in_units(A.astype(np.float64), exponents, FAR)), factors)
         total += _sums(deviance(numbers, np.broadcast_to(mean, numbers.shape)), factors)
     # A constant Y leaves nothing to explain: 1 when it is met exactly, else 0, as scikit-learn has it.
-    explained = np.where(total > 0, 1.0 - left / np.where(total > 0, total, 1.0), np.where(left > 0, 0.0, 1.0))
+    with np.errstate(over="ignore"):  # where all but one example weigh next to nothing
+        share = np.minimum(left / np.where(total > 0, total, 1.0), np.finfo(np.float64).max)
+    explained = np.where(total > 0, 1.0 - share, np.where(left > 0, 0.0, 1.0))
     return float(np.mean(explained))
 
 
