@@ -843,10 +843,14 @@ class Examples:
         with self._lent() as buffers:
             read = self._kept(order) if self.rows is not None else self.in_advance(self._read(order, buffers))
             for window in read:
-                for start in range(0, window.columns, batch_size):
-                    batch = window.cut(slice(start, min(start + batch_size, window.columns)))
-                    yield Batch([batch], batch.columns)
-                if window.labeled is not None:
+                rows, Y, weight, numbers, lent, labeled = window
+                assert numbers is not None, "a window has an order"
+                count = window.columns
+                for start in range(0, count, batch_size):
+                    stop = min(start + batch_size, count)
+                    among = None if labeled is None else labeled[start:stop]
+                    yield Batch([Piece(rows, Y, weight, numbers[start:stop], lent, among)], stop - start)
+                if labeled is not None:
                     self.source.let_go()  # of pages that picking out has mapped
 
     def in_advance(self, read: Iterator[T]) -> Iterator[T]:

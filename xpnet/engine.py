@@ -565,11 +565,12 @@ class _Share:
             self._bind(piece)
         for i, span in enumerate(self.spans):
             if piece.numbers is not None:
-                for array, picks, buffer in zip(
-                    piece[:3], piece.picks, self.buffers[span.stop - span.start], strict=True
-                ):
+                at = piece.numbers[span]
+                labeled = at if piece.labeled is None else piece.labeled[span]
+                picks = at, labeled, labeled
+                for array, chosen, buffer in zip(piece[:3], picks, self.buffers[span.stop - span.start], strict=True):
                     if array is not None:
-                        array.take(picks[span], 0, buffer, "clip")
+                        array.take(chosen, 0, buffer, "clip")
             replay(self.calls[i])
             if len(self.spans) > 1 and i == 0:
                 np.copyto(self.vector, self.part)
