@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import operator
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -373,16 +373,15 @@ def _gpu(place: Place) -> str | None:
     return str(bytes(properties["uuid"]).hex())
 
 
-@contextlib.contextmanager
-def meeting(
+def met(
     worker: Any,
     members: Sequence[Member],
     means: Sequence[Means],
     place: Place,
     name: str,
     wanted: Callable[[], bool],
-) -> Iterator[Sums]:
-    """Bring the processes together for the duration of a ``with``, by the best means that all of them have.
+) -> Sums:
+    """Bring the processes together by the best means that all of them have; to be closed when that is over.
 
     Parameters
     ----------
@@ -397,21 +396,6 @@ def meeting(
     name, wanted
         As `Star` has them.
     """
-    sums = _met(worker, members, means, place, name, wanted)
-    try:
-        yield sums
-    finally:
-        sums.close()
-
-
-def _met(
-    worker: Any,
-    members: Sequence[Member],
-    means: Sequence[Means],
-    place: Place,
-    name: str,
-    wanted: Callable[[], bool],
-) -> Sums:
     if len(members) == 1:
         return Alone()
     ranks = [it.mpi for it in means if it.mpi is not None]

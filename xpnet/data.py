@@ -102,7 +102,7 @@ class Piece(NamedTuple):
         """Return the piece of those columns alone."""
         if self.numbers is not None:
             labeled = None if self.labeled is None else self.labeled[span]
-            return self._replace(numbers=self.numbers[span], labeled=labeled)
+            return Piece(self.rows, self.Y, self.weight, self.numbers[span], self.lent, labeled)
         rows, Y, weight = (None if array is None else array[span, ...] for array in self[:3])
         return Piece(rows, Y, weight)
 
@@ -177,6 +177,10 @@ class Source:
         for start in range(0, self.n_examples, step):
             yield start, min(start + step, self.n_examples)
 
+    def reading(self, read: Callable[[int, int], Array], **changes: Any) -> "Source":
+        """Return this source with another way to read and other changes; what is mapped has none of these."""
+        return replace(self, read=read, **{"mapped": None} | changes)
+
     def copied(self, start: int, stop: int) -> Array:
         """Return some rows; of a file in memory of their own, for which no page stays mapped."""
         rows = self.read(start, stop)
@@ -204,7 +208,7 @@ class Source:
             self.let_go()
             return rows
 
-        return replace(self, n_examples=int(numbers.size), read=read, numbers=numbers, mapped=None)
+        return self.reading(read, n_examples=int(numbers.size), numbers=numbers)
 
     def _near(self, chosen: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """Cut examples of a file into those that lie within about `READ` numbers: they may be few and far between."""
@@ -419,7 +423,7 @@ def spooled(source: Source, most: int) -> Source:
         file.flush()
         rows = np.memmap(file, dtype=dtype, mode="r", shape=shape)
     made = _one(rows, "rows", source.name)
-    return replace(source, read=made.read, in_turn=False, mapped=made.mapped, let_go=made.let_go)
+    return source.reading(made.read, in_turn=False, mapped=made.mapped, let_go=made.let_go)
 
 
 def _no_array(X: Any, name: str) -> DataError:
@@ -481,14 +485,12 @@ def _joined(parts: list[Source], arrays: list[Any], name: str) -> Source:
         for part in parts:
             part.let_go()
 
-    return replace(
-        first,
+    return first.reading(
+        read,
         n_examples=int(ends[-1]),
         in_memory=all(part.in_memory for part in parts),
-        read=read,
         name=name,
         in_turn=any(part.in_turn for part in parts),
-        mapped=None,
         let_go=let_go,
     )
 
@@ -660,6 +662,11 @@ class Examples:
     most: int = field(default_factory=lambda: PERMUTED)
 
     @property
+    def total(self) -> int:
+        """The examples that batches are of: all, also where these are a part of them."""
+        return self.source.n_examples
+
+    @property
     def large(self) -> bool:
         """Whether it has more than `most` numbers."""
         return self.source.size > self.most
@@ -819,7 +826,7 @@ class Examples:
         Each is to be done with when the next is asked for. A pass that is left before its end should be closed; one
         that goes on from there leaves out the batches `done`, and does not read the windows that are.
         """
-        if batch_size < self.source.n_examples:
+        if batch_size < self.total:
             yield from self.ordered(batch_size, seed=seed, epoch=epoch, shuffle=shuffle, done=done)
         elif not done:
             yield self.whole()
@@ -843,14 +850,11 @@ class Examples:
         with self._lent() as buffers:
             read = self._kept(order) if self.rows is not None else self.in_advance(self._read(order, buffers))
             for window in read:
-                rows, Y, weight, numbers, lent, labeled = window
-                assert numbers is not None, "a window has an order"
                 count = window.columns
                 for start in range(0, count, batch_size):
                     stop = min(start + batch_size, count)
-                    among = None if labeled is None else labeled[start:stop]
-                    yield Batch([Piece(rows, Y, weight, numbers[start:stop], lent, among)], stop - start)
-                if labeled is not None:
+                    yield Batch([window.cut(slice(start, stop))], stop - start)
+                if window.labeled is not None:
                     self.source.let_go()  # of pages that picking out has mapped
 
     def in_advance(self, read: Iterator[T]) -> Iterator[T]:

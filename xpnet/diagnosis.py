@@ -348,7 +348,7 @@ def joined(samples: Sequence[Sample], examples: Examples) -> tuple[Examples, npt
     X, Y = np.concatenate([each.X for each in samples]), np.concatenate([each.Y for each in samples])
     weights = [each.weight for each in samples if each.weight is not None]
     means = np.sum([each.total for each in samples], axis=0) / examples.source.n_examples
-    source = replace(examples.source, n_examples=X.shape[0], read=lambda start, stop: X[start:stop])
+    source = examples.source.reading(lambda start, stop: X[start:stop], n_examples=X.shape[0])
     return replace(examples, source=source, rows=X, Y=Y, weight=np.concatenate(weights) if weights else None), means
 
 

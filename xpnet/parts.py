@@ -492,9 +492,7 @@ def _of_parquet(
 
 def _span(source: Source, first: int, end: int) -> Source:
     """Return the source of consecutive examples of another."""
-    return replace(
-        source, n_examples=end - first, mapped=None, read=lambda start, stop: source.read(first + start, first + stop)
-    )
+    return source.reading(lambda start, stop: source.read(first + start, first + stop), n_examples=end - first)
 
 
 def _weights(given: Sequence[Any], read: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
@@ -697,11 +695,10 @@ def chosen(held: Held, plan: Plan) -> tuple[Chosen, Chosen | None]:
         return Chosen(held.source, held.labels, weight, first), None
     found = []
     for side in data.split(plan.given, plan.fraction, plan.seed):
-        selection = np.asarray(side)
-        begin, end = np.searchsorted(selection, (first, first + held.source.n_examples))
-        ours = selection[begin:end] - first
-        source = replace(held.source.subset(ours), numbers=selection[begin:end])
-        found.append(Chosen(source, held.labels[..., ours], None if weight is None else weight[ours], int(begin)))
+        ours = np.flatnonzero(side.mask[first : first + held.source.n_examples])
+        source = replace(held.source.subset(ours), numbers=ours + first)
+        begin = int(np.count_nonzero(side.mask[:first]))
+        found.append(Chosen(source, held.labels[..., ours], None if weight is None else weight[ours], begin))
     return found[0], found[1]
 
 
@@ -764,15 +761,6 @@ class Part(Examples):
         if self.source.n_examples == 0:
             return Batch([], self.total)
         return super().whole()._replace(columns=self.total)
-
-    def batches(
-        self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True, done: int = 0
-    ) -> Generator[Batch, None, None]:
-        """Yield its shares of the epoch's batches, after those that are done."""
-        if batch_size < self.total:
-            yield from self.ordered(batch_size, seed=seed, epoch=epoch, shuffle=shuffle, done=done)
-        elif not done:
-            yield self.whole()
 
     def ordered(
         self, batch_size: int, *, seed: int, epoch: int, shuffle: bool, under_way: int = 3, done: int = 0
@@ -1146,7 +1134,7 @@ def segment(
             tf32=plan.tf32,
             make=Spread,
         ) as run,
-        allreduce.meeting(worker, members, means, place, name, wanted) as sums,
+        contextlib.closing(allreduce.met(worker, members, means, place, name, wanted)) as sums,
     ):
         run.sums = sums  # type: ignore[attr-defined]  # it is a Spread
         loop = training._Training(

@@ -16,7 +16,7 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -284,7 +284,7 @@ def _rows_of(array: npt.NDArray[Any], path: str, columns: Sequence[int] | None =
     def read(start: int, stop: int) -> npt.NDArray[Any]:
         return np.take(source.read(start, stop), columns, axis=1)
 
-    return replace(source, n_features=len(columns), read=read, mapped=None)
+    return source.reading(read, n_features=len(columns))
 
 
 def _matrix(path: str) -> npt.NDArray[Any]:

@@ -462,11 +462,8 @@ def main() -> int:
             "growth": lambda: growth(task, limit, asked.repeats),
         }
         for name in asked.only.split(","):
-            results[name] = sections[name]()
-            results["load_after"] = round(os.getloadavg()[0], 2)
-            report.write(path, results, markdown(results))
-    print(markdown(results))
-    print(f"Written to {path.name}.json and {path.name}.md.")
+            report.add(path, results, name, sections[name](), markdown)
+    report.told(path, markdown(results))
     return 0
 
 

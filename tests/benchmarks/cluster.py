@@ -565,11 +565,8 @@ def main() -> int:
     path = asked.out / f"cluster-{results['date']}"
     for name, found in _found(asked, results):
         if name in only or (name == "sums" and "simulation" in only):
-            results[name] = found()
-            results["load_after"] = round(os.getloadavg()[0], 2)
-            report.write(path, results, markdown(results))
-    print(markdown(results))
-    print(f"Written to {path.name}.json and {path.name}.md.")
+            report.add(path, results, name, found(), markdown)
+    report.told(path, markdown(results))
     return 0
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,18 @@ def write(path: Path, results: dict[str, Any], text: str) -> None:
     """Write results as JSON, and the report of them beside it."""
     path.with_suffix(".json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     path.with_suffix(".md").write_text(text)
+
+
+def add(path: Path, results: dict[str, Any], name: str, found: Any, markdown: Callable[[dict[str, Any]], str]) -> None:
+    """Add a section to results, and write them as they are by then."""
+    results[name], results["load_after"] = found, round(os.getloadavg()[0], 2)
+    write(path, results, markdown(results))
+
+
+def told(path: Path, text: str) -> None:
+    """Print the report, and where it was written."""
+    print(text)
+    print(f"Written to {path.name}.json and {path.name}.md.")
 
 
 def summary(results: dict[str, Any]) -> str:
